@@ -1,0 +1,109 @@
+"""meta.json: what a prepared dataset says of itself. docs/datasets.md has the contract.
+
+Unusual: this file imports neither torch nor Arrow, so that the command line can refuse a wrong request in a moment.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from seqmtl.errors import SeqmtlError
+from seqmtl.types import Field, Schema, Task
+
+LAYOUT_VERSION = 1
+SPLITS = ("train", "valid", "test")
+
+# What happens after the impression is an outcome, never an input: Tenrec, KuaiRand, and seqmtl's own row number.
+OUTCOMES = frozenset(
+    "_row watching_times play_time_ms profile_stay_time comment_stay_time is_profile_enter is_comment is_hate"
+    " is_click is_like is_follow is_forward long_view".split()
+)
+
+
+@dataclass(frozen=True)
+class Meta:
+    """The contents of meta.json.
+
+    Attributes:
+        fields: number of ids of each field, 0 included.
+        parents: the parent of each task, in the order of the tasks.
+        rows: rows of each split.
+        positives: positives of each split and task.
+        histories: behaviours stored beside the shards (none yet).
+        dropped: raw rows left out, by reason.
+        options: the `dataset.prepare` that made the data; None where another tool wrote them.
+        sources: sha256 and bytes of each raw file.
+        shards: rows and bytes of each Parquet file, by its path inside the dataset.
+        checksum: changes with any row of the data; empty where another tool wrote them.
+    """
+
+    fields: dict[str, int]
+    parents: dict[str, str | None]
+    rows: dict[str, int]
+    positives: dict[str, dict[str, int]] = field(default_factory=dict)
+    histories: dict[str, Any] = field(default_factory=dict)
+    dropped: dict[str, int] = field(default_factory=dict)
+    options: dict[str, Any] | None = None
+    sources: dict[str, dict[str, Any]] = field(default_factory=dict)
+    shards: dict[str, dict[str, int]] = field(default_factory=dict)
+    checksum: str = ""
+    version: int = LAYOUT_VERSION
+
+    def schema(self) -> Schema:
+        """All fields and tasks of the data, as the models see them."""
+        return Schema(
+            fields=tuple(Field(name, size) for name, size in self.fields.items()),
+            tasks=tuple(Task(name, parent) for name, parent in self.parents.items()),
+        )
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1) + "\n"
+
+
+def read_meta(directory: Path) -> Meta:
+    """Read and check `directory`/meta.json.
+
+    Raises:
+        FileNotFoundError: there is none (the caller knows which command makes it).
+        SeqmtlError: it is damaged, of another version, lacks a key, or names an outcome as a field.
+    """
+    path = directory / "meta.json"
+    text = path.read_text(encoding="utf-8", errors="replace")
+    again = f"prepare the dataset again (seqmtl prepare dataset={directory.name} overwrite=true)"
+    try:
+        raw = json.loads(text)
+        version = raw["version"]
+    except (ValueError, KeyError, TypeError) as e:
+        raise SeqmtlError(f"{path} is damaged or no meta.json of seqmtl ({e}); {again}") from None
+    if version != LAYOUT_VERSION:
+        raise SeqmtlError(f"{path} has version {version}, this seqmtl reads version {LAYOUT_VERSION}; {again}")
+    known = Meta.__dataclass_fields__
+    try:
+        meta = Meta(**{k: v for k, v in raw.items() if k in known})
+        checks = [isinstance(n, int) and n > 0 for n in meta.fields.values()]
+        checks += [isinstance(meta.rows[split], int) for split in SPLITS]
+        if not (all(checks) and meta.fields and meta.parents):
+            raise TypeError("sizes of fields must be positive integers, and there must be a field and a task")
+    except (TypeError, KeyError, AttributeError) as e:
+        raise SeqmtlError(f"{path} is damaged: {e}; {again}") from None
+    outcomes = sorted((OUTCOMES | set(meta.parents)) & set(meta.fields))
+    if outcomes:
+        raise SeqmtlError(
+            f"{path}: {', '.join(outcomes)} happens after the impression or is a label, so it must not be a field;"
+            " take it out of `fields`"
+        )
+    meta.schema()  # refuses a parent that is unknown
+    return meta
+
+
+def data_version(directory: Path, meta: Meta) -> str:
+    """What a finished run remembers of the data: the checksum, or, where another tool wrote them, one of meta.json and the shards' sizes."""
+    if meta.checksum:
+        return meta.checksum
+    sizes = [(p.relative_to(directory).as_posix(), p.stat().st_size) for p in sorted(directory.glob("*/*.parquet"))]
+    text = (directory / "meta.json").read_text(encoding="utf-8") + json.dumps(sizes)
+    return hashlib.sha256(text.encode()).hexdigest()
