@@ -109,10 +109,12 @@ class Batch:
     """Rows as a model sees them.
 
     Shapes: fields (B,F) int · y (B,T) float32 · past {name: (B,L) int}, right padded, oldest first · past_len {name: (B,) int}.
+    `share` is this rank's rows ÷ the rows of the global batch: gradients so weighted add up over the ranks to those of one process.
     """
 
     fields: Tensor
     y: Tensor
+    share: float = 1.0
     past: dict[str, Tensor] = field(default_factory=dict)
     past_len: dict[str, Tensor] = field(default_factory=dict)
 
@@ -123,11 +125,12 @@ class Batch:
         """The batch on another device."""
 
         def move(x: Tensor) -> Tensor:
-            return x.to(device, non_blocking=non_blocking)  # type: ignore[call-overload, no-any-return]
+            return x.to(device, non_blocking=non_blocking)  # type: ignore[call-overload]
 
         return Batch(
             fields=move(self.fields),
             y=move(self.y),
+            share=self.share,
             past={k: move(v) for k, v in self.past.items()},
             past_len={k: move(v) for k, v in self.past_len.items()},
         )

@@ -19,8 +19,8 @@ SPLITS = ("train", "valid", "test")
 
 # What happens after the impression is an outcome, never an input: Tenrec, KuaiRand, and seqmtl's own row number.
 OUTCOMES = frozenset(
-    "_row watching_times play_time_ms profile_stay_time comment_stay_time is_profile_enter is_comment is_hate"
-    " is_click is_like is_follow is_forward long_view".split()
+    {"_row", "watching_times", "play_time_ms", "profile_stay_time", "comment_stay_time", "is_profile_enter", "is_comment"}
+    | {"is_hate", "is_click", "is_like", "is_follow", "is_forward", "long_view"}
 )
 
 
@@ -35,6 +35,7 @@ class Meta:
         positives: positives of each split and task.
         histories: behaviours stored beside the shards (none yet).
         dropped: raw rows left out, by reason.
+        fixed: labels changed so that no step happens without its parent, by reason.
         options: the `dataset.prepare` that made the data; None where another tool wrote them.
         sources: sha256 and bytes of each raw file.
         shards: rows and bytes of each Parquet file, by its path inside the dataset.
@@ -47,6 +48,7 @@ class Meta:
     positives: dict[str, dict[str, int]] = field(default_factory=dict)
     histories: dict[str, Any] = field(default_factory=dict)
     dropped: dict[str, int] = field(default_factory=dict)
+    fixed: dict[str, int] = field(default_factory=dict)
     options: dict[str, Any] | None = None
     sources: dict[str, dict[str, Any]] = field(default_factory=dict)
     shards: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -101,7 +103,7 @@ def read_meta(directory: Path) -> Meta:
 
 
 def data_version(directory: Path, meta: Meta) -> str:
-    """What a finished run remembers of the data: the checksum, or, where another tool wrote them, one of meta.json and the shards' sizes."""
+    """What a finished run remembers of the data: the checksum, or one of meta.json and the sizes where another tool wrote them."""
     if meta.checksum:
         return meta.checksum
     sizes = [(p.relative_to(directory).as_posix(), p.stat().st_size) for p in sorted(directory.glob("*/*.parquet"))]

@@ -1,0 +1,93 @@
+"""From the plain config of a run to objects."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from seqmtl.errors import SeqmtlError
+
+# Keys that the config itself reads; the classes never see them.
+NOT_ARGUMENTS = ("name", "runner", "stages", "selection")
+
+
+def build(node: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+    """Instantiate a node, less the keys that only the config itself reads; a partial is finished with the arguments, if there are any.
+
+    Raises:
+        SeqmtlError: the node does not fit its class.
+    """
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    try:
+        made = instantiate(_without_names(node))
+        return made(*args, **kwargs) if args or kwargs else made
+    except SeqmtlError:
+        raise
+    except (InstantiationException, TypeError, ValueError) as e:
+        # Hydra hides a SeqmtlError in its own kind.
+        cause = e.__cause__
+        if isinstance(cause, SeqmtlError):
+            raise cause from None
+        reason = str(e).splitlines()[0]
+        raise SeqmtlError(f"cannot build '{node.get('name', node.get('_target_'))}': {reason}") from e
+
+
+def _without_names(node: Any) -> Any:
+    if isinstance(node, Mapping):
+        return {k: _without_names(v) for k, v in node.items() if k not in NOT_ARGUMENTS}
+    return [_without_names(v) for v in node] if isinstance(node, list) else node
+
+
+def stage_config(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The run's config with one stage's: loss, step and optimizer are replaced where they name a class, all else is merged."""
+    merged: dict[str, Any] = copy.deepcopy(dict(config))
+    for key, value in overrides.items():
+        if key in ("loss", "step", "optimizer") and "_target_" in value:
+            merged[key] = copy.deepcopy(dict(value))
+        else:
+            _merge(merged, key, value)
+    return merged
+
+
+def _merge(into: dict[str, Any], key: str, value: Any) -> None:
+    if isinstance(value, Mapping) and isinstance(into.get(key), dict):
+        for k, v in value.items():
+            _merge(into[key], k, v)
+    elif key in into:
+        into[key] = copy.deepcopy(value)
+    else:
+        raise SeqmtlError(f"a stage sets '{key}', which the config does not have; see seqmtl --cfg job")
+
+
+def check_pair(config: Mapping[str, Any]) -> None:
+    """Refuse a loss that needs what no part of the model provides, before any data are read.
+
+    Raises:
+        SeqmtlError: says what is missing and a pair that works.
+    """
+    needs = set().union(*(getattr(target, "needs", ()) for target in _targets(config["loss"])))
+    provides = set().union(*(getattr(target, "provides", ()) for target in _targets(config["model"])))
+    missing = sorted(needs - provides)
+    if missing:
+        model, loss = config["model"]["name"], config["loss"]["name"]
+        raise SeqmtlError(
+            f"loss={loss} needs {', '.join(missing)}, which model={model} does not provide"
+            f" (it provides {', '.join(sorted(provides)) or 'logits only'}); model={model} loss=bce works"
+        )
+
+
+def _targets(node: Any) -> Iterator[Any]:
+    """The classes that a node and all below it name."""
+    from hydra.utils import get_object
+
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            try:
+                yield get_object(node["_target_"])
+            except (ImportError, AttributeError, ValueError) as e:
+                raise SeqmtlError(f"_target_: {node['_target_']} cannot be found ({e})") from e
+        for value in node.values():
+            yield from _targets(value)

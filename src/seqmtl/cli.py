@@ -1,0 +1,122 @@
+"""The entry: which verb, where conf/ is, and errors in words. Nothing heavy is imported here."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from seqmtl.errors import SeqmtlError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+VERBS = ("train", "prepare")
+
+
+def conf_directory() -> Path:
+    """conf/ beside the package in an installed wheel, two folders up in a checkout or an editable install."""
+    here = Path(__file__).resolve().parent
+    for place in (here / "conf", here.parents[1] / "conf"):
+        if (place / "train.yaml").is_file():
+            return place
+    raise SeqmtlError(f"seqmtl's conf/ is neither in {here} nor in {here.parents[1]}; install seqmtl again")
+
+
+def take_verb(argv: list[str]) -> str:
+    """Take the verb out of the command line; train where there is none."""
+    if len(argv) > 1 and argv[1] in VERBS:
+        return argv.pop(1)
+    if len(argv) > 1 and "=" not in argv[1] and not argv[1].startswith(("-", "~", "+")):
+        raise SeqmtlError(f"no verb '{argv[1]}'; there are {', '.join(VERBS)}, and overrides are key=value (seqmtl --help)")
+    _take_verb_from_completion()
+    return "train"
+
+
+def _take_verb_from_completion() -> None:
+    """Hydra completes the typed line that the shell passes on, which still has the verb."""
+    line = os.environ.get("COMP_LINE")
+    if line is None:
+        return
+    words = line.split()
+    if len(words) > 1 and words[1] in VERBS:
+        sys.argv[0] = words[0]
+        shorter = line.replace(f" {words[1]}", "", 1)
+        os.environ["COMP_POINT"] = str(int(os.environ.get("COMP_POINT", len(line))) - (len(line) - len(shorter)))
+        os.environ["COMP_LINE"] = shorter
+
+
+def compose(verb: str, task: Callable[[DictConfig, bool], Any]) -> None:
+    """Let Hydra compose the jobs of the command line and call `task(cfg, sweep)` with each."""
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    @hydra.main(version_base="1.3", config_path=str(conf_directory()), config_name=verb)
+    def main(cfg: DictConfig) -> None:
+        task(cfg, HydraConfig.get().mode == RunMode.MULTIRUN)
+
+    main()
+
+
+def run(verb: str) -> int:
+    """Run one verb; the exit status."""
+    errors: list[SeqmtlError] = []
+
+    def guarded(task: Callable[[DictConfig, bool], Any]) -> Callable[[DictConfig, bool], Any]:
+        """Hydra would print a traceback of its own."""
+
+        def inner(cfg: DictConfig, sweep: bool) -> None:
+            if cfg.debug:
+                os.environ["HYDRA_FULL_ERROR"] = "1"
+            try:
+                task(cfg, sweep)
+            except SeqmtlError as e:
+                errors.append(e)
+
+        return inner
+
+    if verb == "prepare":
+        from seqmtl.prepare import verb as prepare
+
+        compose(verb, guarded(lambda cfg, sweep: prepare.run(cfg)))
+    else:
+        from seqmtl import train
+
+        plan = train.Plan()
+        compose(verb, guarded(plan.add))
+        if not errors:
+            return train.execute(plan)
+    for error in errors:
+        _say(error)
+    return 1 if errors else 0
+
+
+def _say(error: BaseException) -> None:
+    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        import traceback
+
+        traceback.print_exception(error)
+    print(f"seqmtl: {error if isinstance(error, SeqmtlError) else f'{type(error).__name__}: {error}'}", file=sys.stderr)
+
+
+def main() -> None:
+    """The command `seqmtl`."""
+    try:
+        sys.exit(run(take_verb(sys.argv)))
+    except KeyboardInterrupt:
+        print("\nseqmtl: stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+    except SeqmtlError as e:
+        _say(e)
+        sys.exit(1)
+    except Exception as e:
+        _say(e)
+        print("    debug=true shows where", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

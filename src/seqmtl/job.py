@@ -1,0 +1,195 @@
+"""One rank of one job: `python -m seqmtl.job RUN_DIR`, under torchrun where there are several ranks.
+
+Everything it needs stands in RUN_DIR/config.yaml: no second composition, no quoting of overrides. It writes what the run directory
+holds (runs.py) and, where it was cut off before, goes on in the middle of the epoch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import json
+import logging
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from seqmtl.build import stage_config
+from seqmtl.data.meta import data_version
+from seqmtl.data.prepared import chosen_schema, open_dataset
+from seqmtl.errors import SeqmtlError
+from seqmtl.runs import Run, config_hash, write_atomically
+
+if TYPE_CHECKING:
+    from seqmtl.stage import Stage
+    from seqmtl.tracking import Tracker
+
+log = logging.getLogger("seqmtl")
+
+RANK = int(os.environ.get("RANK", "0"))
+WORLD_SIZE = int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def read_config(run_dir: Path) -> dict[str, Any]:
+    """The resolved config of a run."""
+    return yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8"))
+
+
+def run(run_dir: Path, sweep: str = "") -> dict[str, float | None]:
+    """Train, select, test once; or read what is there already.
+
+    Args:
+        run_dir: holds config.yaml.
+        sweep: tag of the MLflow run.
+
+    Returns:
+        The contents of metrics.json.
+
+    Raises:
+        SeqmtlError: bad input, in words; whatever else goes wrong is raised too. status.json and error.txt tell of both.
+    """
+    here = Run(run_dir)
+    config = read_config(run_dir)
+    with here.lock() if RANK == 0 else contextlib.nullcontext():
+        directory, meta = open_dataset(config)
+        version = data_version(directory, meta)
+        if here.finished(version):
+            return here.metrics()
+        if RANK == 0:
+            here.ready(version)
+            here.write_status("running", data_version=version)
+        tracker = None
+        with _job_log(run_dir):
+            try:
+                tracker = _tracker(config, run_dir, sweep) if RANK == 0 else None
+                metrics, times = _stages(config, run_dir, tracker)
+            except (KeyboardInterrupt, SystemExit):
+                raise  # status stays "running": the same command goes on from here
+            except BaseException as e:
+                _failed(here, e, tracker, version)
+                raise
+        if tracker is not None:
+            here.write_status("finished", data_version=version, times=times)
+        return metrics
+
+
+def _tracker(config: dict[str, Any], run_dir: Path, sweep: str) -> Tracker:
+    from seqmtl.tracking import Tracker, git_commit
+
+    names = {group: config[group]["name"] for group in ("model", "loss", "dataset")}
+    tags = names | {"seed": str(config["seed"]), "config_hash": config_hash(config), "git_commit": git_commit()}
+    return Tracker(Path(config["output_dir"]), run_dir, config, tags | ({"sweep": sweep} if sweep else {}))
+
+
+def _stages(config: dict[str, Any], run_dir: Path, tracker: Tracker | None) -> tuple[dict[str, float | None], dict[str, float]]:
+    """Fit one stage after the other, each from the best weights of the one before; test the last."""
+    from seqmtl.checkpoint import load_weights
+    from seqmtl.stage import Stage
+
+    directory, meta = open_dataset(config)
+    schema = chosen_schema(config, meta)
+    stages = dict(config["model"]["stages"])
+    weights: dict[str, Any] | None = None
+    metrics: dict[str, float | None] = {}
+    for number, (name, overrides) in enumerate(stages.items(), 1):
+        last = number == len(stages)
+        prefix = "" if last else f"{name}/"
+        folder = run_dir if last else run_dir / name
+        folder.mkdir(exist_ok=True)
+        its_config = stage_config(config, overrides)
+        if not last:
+            its_config["model"]["selection"] = "sum"  # the next stage takes one set of weights
+        stage = Stage(its_config, folder, directory, meta, schema, RANK, WORLD_SIZE, tracker, prefix)
+        if weights is not None:
+            stage.start_from(weights)
+        stage.fit()
+        metrics |= {prefix + key: value for key, value in stage.best_metrics().items()}
+        if not last:
+            weights = load_weights(stage.selection.path(""))["state_dict"]
+    return _finish(stage, run_dir, tracker, metrics)
+
+
+def _finish(
+    stage: Stage, run_dir: Path, tracker: Tracker | None, metrics: dict[str, float | None]
+) -> tuple[dict[str, float | None], dict[str, float]]:
+    """Test, and write what there is to know."""
+    import numpy as np
+
+    started = time.monotonic()
+    tested, logits = stage.test()
+    test_seconds = time.monotonic() - started
+    metrics = metrics | tested
+    metrics |= {"params": float(stage.parameters), "params_mb": stage.parameters * 4 / 2**20}
+    times = {"test_seconds": test_seconds}
+    if stage.watch.seconds:
+        times["epoch_seconds"] = sum(stage.watch.seconds) / len(stage.watch.seconds)
+        times["train_rows_per_second"] = stage.data.meta.rows["train"] / times["epoch_seconds"]
+    if tracker is not None:
+        temporary = run_dir / "test_logits.npy.tmp"
+        with temporary.open("wb") as file:
+            np.save(file, logits.numpy().astype(np.float32))
+        temporary.replace(run_dir / "test_logits.npy")
+        final = {k: v for k, v in metrics.items() if k.startswith(("test/", "params"))}
+        tracker.log(final | {"test_seconds": test_seconds}, stage.lit.global_step)
+        tracker.end("FINISHED")
+        write_atomically(run_dir / "metrics.json", json.dumps(metrics, indent=1, sort_keys=True) + "\n")
+    return metrics, times
+
+
+def _failed(here: Run, error: BaseException, tracker: Tracker | None, version: str) -> None:
+    """Say why, once: the first rank that fails knows the cause, the others only that a peer is gone."""
+    with contextlib.suppress(FileExistsError), (here.path / "error.txt").open("x", encoding="utf-8") as file:
+        file.write("".join(traceback.format_exception(error)))
+        reason = str(error) if isinstance(error, SeqmtlError) else f"{type(error).__name__}: {error}"
+        here.write_status("failed", data_version=version, error=reason)
+    if tracker is not None:
+        with contextlib.suppress(SeqmtlError):
+            tracker.end("FAILED")
+
+
+@contextlib.contextmanager
+def _job_log(run_dir: Path) -> Iterator[None]:
+    """Plain lines of progress in RUN_DIR/job.log, whatever the terminal shows."""
+    handler = logging.FileHandler(run_dir / "job.log")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    log.setLevel(logging.INFO)
+    if RANK == 0:
+        log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()
+
+
+def die_with_parent() -> None:
+    """Ask the kernel (Linux) to kill this process when its parent dies: torchrun's ranks have a session of their own."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def main() -> int:
+    """The process of a job in a sweep, or of one rank."""
+    die_with_parent()
+    parser = argparse.ArgumentParser(prog="python -m seqmtl.job", description="run the job whose config.yaml is in RUN_DIR")
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("--sweep", default="")
+    arguments = parser.parse_args()
+    try:
+        run(arguments.run_dir, arguments.sweep)
+    except SeqmtlError as e:
+        print(f"seqmtl: {e}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

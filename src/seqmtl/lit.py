@@ -1,0 +1,250 @@
+"""The one LightningModule around any architecture. It knows no model, loss or step by name.
+
+Unusual: optimization is manual and there is no DDP wrapper. A step leaves gradients in `.grad`; here they are summed over the ranks,
+each weighted by its share of the global batch's rows, so that n ranks equal one process.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import lightning.pytorch as L
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from seqmtl.errors import SeqmtlError
+from seqmtl.metrics import TaskMetrics
+from seqmtl.types import Batch, Schema
+
+Step = Callable[[nn.Module, nn.Module, Batch], dict[str, Tensor]]
+
+INIT, DROPOUT = 1, 2  # streams of random numbers; the order of rows (data/stream.py) is a third
+
+
+def derive_seed(seed: int, *stream: int) -> int:
+    """A seed for one stream of random numbers, so that a model with more dropout still sees the rows in the same order."""
+    return int(np.random.SeedSequence([seed, *stream]).generate_state(1, np.uint64)[0] >> 1)
+
+
+class Observer(Protocol):
+    """What a job does with the figures of a training: sends them to MLflow, shows them."""
+
+    def epoch_started(self, epoch: int, batches: int, done: int) -> None: ...
+
+    def trained(self, values: Mapping[str, float], step: int, batch: int) -> None: ...
+
+    def epoch_trained(self, step: int) -> None: ...
+
+    def validated(self, values: Mapping[str, float | None], step: int, epoch: int) -> None: ...
+
+
+def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], decay: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Parameters by weight decay: that of the first rule whose regex is found in the name, else 0.
+
+    With a coupled optimizer (Adam, SGD) the gradient is that of value/2·|w|² in the loss (spec: the exact L2 of AITM's code).
+
+    Raises:
+        SeqmtlError: a rule finds no parameter.
+    """
+    groups: dict[float, list[nn.Parameter]] = {}
+    used: set[str] = set()
+    names = []
+    for name, parameter in named:
+        names.append(name)
+        rule = next((r for r in decay if re.search(r["match"], name)), None)
+        if rule is not None:
+            used.add(rule["match"])
+        groups.setdefault(float(rule["value"]) if rule is not None else 0.0, []).append(parameter)
+    unused = [r["match"] for r in decay if r["match"] not in used]
+    if unused:
+        raise SeqmtlError(f"optimizer.decay: '{unused[0]}' matches no parameter; they are {', '.join(names)}")
+    return [{"params": parameters, "weight_decay": value} for value, parameters in groups.items()]
+
+
+class Lit(L.LightningModule):
+    """Trains `model` by `loss` and measures every task.
+
+    Args:
+        model: any nn.Module with forward(batch) → Output.
+        loss: (output, y) → {term: value}; its own parameters are trained too.
+        step: how a batch becomes gradients.
+        optimizer: parameter groups → optimizer.
+        schema, rows: names of the tasks; rows of each split.
+        seed, rank: of dropout.
+        log_every: optimizer steps between two points of the training loss.
+        observer: is told the figures.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: nn.Module,
+        step: Step,
+        optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer],
+        decay: Sequence[Mapping[str, Any]],
+        schema: Schema,
+        rows: Mapping[str, int],
+        seed: int,
+        rank: int,
+        log_every: int,
+        observer: Observer,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.model = model
+        self.loss = loss
+        self.step = step
+        self.make_optimizer = optimizer
+        self.decay = decay
+        self.schema = schema
+        self.rows = rows
+        self.seed = seed
+        self.rank = rank
+        self.log_every = log_every
+        self.observer = observer
+        self.followers = [m for m in self.modules() if m is not self and hasattr(m, "set_step")]
+        self.interval: dict[str, Tensor] = {}  # sums of the loss terms since they were last logged
+        self.epoch_terms: dict[str, Tensor] = {}  # and since the epoch began
+        self.val_metrics: dict[str, float | None] = {}
+        self.test_metrics: dict[str, float | None] = {}
+        self.test_logits: Tensor | None = None
+        # In a tuple, so that nn.Module does not take the metrics' states for a part of the model.
+        self._metrics: tuple[TaskMetrics, ...] = ()
+        self._logits: list[Tensor] = []
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        named = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
+        return self.make_optimizer(parameter_groups(named, self.decay))
+
+    # -- training
+
+    def on_train_start(self) -> None:
+        for module in self.followers:
+            module.set_step(self.global_step)
+        done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        if done:  # resumed in the middle of an epoch, whose start Lightning does not tell again
+            self.observer.epoch_started(self.current_epoch, self.trainer.num_training_batches, done)
+
+    def on_train_epoch_start(self) -> None:
+        # Lightning gives the loader its state only when it resumes in the middle of an epoch.
+        self.trainer.train_dataloader.set_epoch(self.current_epoch)
+        self.epoch_terms = {}
+        self.observer.epoch_started(self.current_epoch, self.trainer.num_training_batches, 0)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        # Lightning saves no state of the random numbers: each batch has its own seed instead.
+        seed = derive_seed(self.seed, DROPOUT, self.current_epoch, batch_idx, self.rank)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed takes a hundred times as long
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        terms = self.step(self.model, self.loss, batch) if len(batch) else {}
+        self._sum_gradients()
+        optimizer.step()
+        for module in self.followers:
+            module.set_step(self.global_step)
+        self._add(terms, batch.share)
+        if self.global_step % self.log_every == 0:
+            self._log_interval(batch_idx)
+
+    def _sum_gradients(self) -> None:
+        if not _distributed():
+            return
+        gradients = []
+        for parameter in self.parameters():
+            if parameter.requires_grad:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+                gradients.append(parameter.grad)
+        flat = torch.cat([g.reshape(-1) for g in gradients])
+        dist.all_reduce(flat)
+        for gradient, total in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(total.view_as(gradient))
+
+    def _add(self, terms: Mapping[str, Tensor], share: float) -> None:
+        """Keep the terms on the device: a read of a value would wait for the device at every step."""
+        for sums in (self.interval, self.epoch_terms):
+            for name, value in (("batches", torch.ones((), device=self.device)), *terms.items()):
+                weighted = value.double() * (1.0 if name == "batches" else share)
+                sums[name] = sums[name] + weighted if name in sums else weighted
+
+    def _log_interval(self, batch_idx: int) -> None:
+        self.observer.trained(_means(self.interval), self.global_step, batch_idx + 1)
+        self.interval = {}
+
+    def train_terms(self) -> dict[str, float]:
+        """Mean loss and terms of the epoch that was trained last."""
+        return _means(self.epoch_terms)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["terms"] = {"interval": self.interval, "epoch": self.epoch_terms}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        terms = checkpoint.get("terms", {})
+        self.interval, self.epoch_terms = terms.get("interval", {}), terms.get("epoch", {})
+
+    # -- evaluation
+
+    def on_validation_epoch_start(self) -> None:
+        self.observer.epoch_trained(self.global_step)
+        self._metrics = (TaskMetrics(self.schema, self.rows["valid"]).to(self.device),)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._update(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self.val_metrics = {f"val/{name}": value for name, value in self._metrics[0].compute().items()}
+        self._metrics = ()
+        self.observer.validated(self.val_metrics, self.global_step, self.current_epoch)
+
+    def on_test_epoch_start(self) -> None:
+        self._metrics = (TaskMetrics(self.schema, self.rows["test"], given=True).to(self.device),)
+        self._logits = []
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._logits.append(self._update(batch).cpu())
+
+    def on_test_epoch_end(self) -> None:
+        self.test_metrics = {f"test/{name}": value for name, value in self._metrics[0].compute().items()}
+        self._metrics = ()
+        self.test_logits = torch.cat(_in_order(self._logits))
+        self._logits = []
+
+    def _update(self, batch: Batch) -> Tensor:
+        output = self.model(batch)
+        logits = output.logits.float()
+        self._metrics[0].update(logits, batch.y, output.extras.get("conditional"))
+        return logits
+
+
+def _distributed() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def _in_order(mine: list[Tensor]) -> list[Tensor]:
+    """The logits of all ranks in the order of the rows: each rank holds its slice of every global batch."""
+    if not _distributed():
+        return mine
+    ranks: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(ranks, mine)
+    return [part for batch in zip(*ranks, strict=True) for part in batch]
+
+
+def _means(sums: Mapping[str, Tensor]) -> dict[str, float]:
+    """{term: mean over the batches} and their total as `loss`; over all ranks where there are several."""
+    values = {name: value.clone() for name, value in sums.items()}
+    if not values:
+        return {}
+    batches = float(values.pop("batches"))
+    if _distributed():
+        for value in values.values():
+            dist.all_reduce(value)
+    means = {f"train/{name}": float(value) / batches for name, value in values.items()}
+    return {"train/loss": sum(means.values())} | means

@@ -1,0 +1,100 @@
+"""Tables for the terminal: one run, and a sweep."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from seqmtl.data.meta import Meta
+
+Metrics = Mapping[str, float | None]
+
+COLUMNS = (("AUC", "auc"), ("LogLoss", "logloss"))
+
+
+def console() -> Console:
+    """Wide enough for a table of two tasks where the output is no terminal."""
+    wide = Console()
+    return wide if wide.is_terminal else Console(width=160)
+
+
+def number(value: float | None) -> str:
+    """Four decimals; `undefined` where a split had one class only."""
+    return "undefined" if value is None else f"{value:.4f}"
+
+
+def run_table(title: str, tasks: Sequence[str], metrics: Metrics) -> Table:
+    """AUC and LogLoss of each task on validation and test."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("task")
+    for split in ("validation", "test"):
+        for head, _ in COLUMNS:
+            table.add_column(f"{split} {head}", justify="right")
+    for task in tasks:
+        cells = [number(metrics.get(f"{split}/{key}/{task}")) for split in ("val", "test") for _, key in COLUMNS]
+        table.add_row(task, *cells)
+    return table
+
+
+def mean_and_std(values: Sequence[float | None]) -> str:
+    """mean ± sample standard deviation over seeds; the mean alone where there is one."""
+    known = [v for v in values if v is not None]
+    if len(known) < len(values) or not known:
+        return "undefined"
+    mean = statistics.fmean(known)
+    return f"{mean:.4f}" if len(known) == 1 else f"{mean:.4f} ± {statistics.stdev(known):.4f}"
+
+
+def sweep_table(title: str, tasks: Sequence[str], groups: Mapping[str, Sequence[Metrics]], oracle: Metrics | None = None) -> Table:
+    """Test AUC and LogLoss of each group of runs that differ by their seed alone; the oracle's as the last row."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("run")
+    table.add_column("seeds", justify="right")
+    names = [f"test/{key}/{task}" for task in tasks for _, key in COLUMNS]
+    for task in tasks:
+        for head, _ in COLUMNS:
+            table.add_column(f"{task} {head}", justify="right")
+    for label, runs in groups.items():
+        table.add_row(label, str(len(runs)), *(mean_and_std([run.get(name) for run in runs]) for name in names))
+    if oracle is not None:
+        table.add_section()
+        table.add_row("oracle (true probabilities)", "", *(number(oracle.get(name)) for name in names))
+    return table
+
+
+def oracle_metrics(directory: Path, meta: Meta, tasks: Sequence[str]) -> Metrics | None:
+    """Test metrics of the true probabilities of a simulated dataset; None where there are none.
+
+    No model can do better on average: what is missing to them is noise of the simulator, not skill.
+    """
+    path = directory / "oracle" / "test.parquet"
+    if not path.exists():
+        return None
+    import polars as pl
+    import torch
+
+    from seqmtl.metrics import TaskMetrics
+
+    truth = pl.read_parquet(path)
+    if any(task not in truth.columns for task in tasks):
+        return None
+    rows = pl.read_parquet(sorted((directory / "test").glob("*.parquet")), columns=["_row", *tasks])
+    both = rows.join(truth.select("_row", *(pl.col(t).alias(f"p_{t}") for t in tasks)), on="_row", how="inner")
+    p = torch.tensor(both.select([f"p_{t}" for t in tasks]).to_numpy())
+    metrics = TaskMetrics(meta.schema().keep(tasks), len(both))
+    metrics.update(p.logit().float(), torch.tensor(both.select(list(tasks)).to_numpy()))
+    return {f"test/{name}": value for name, value in metrics.compute().items()}
+
+
+def seconds(value: float) -> str:
+    """1 h 02 min, 3 min 05 s or 7.5 s."""
+    if value < 60:
+        return f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {math.floor(rest):02d} s"

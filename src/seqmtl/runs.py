@@ -1,0 +1,125 @@
+"""The run directory: where a run lies, what state it is in, who holds it.
+
+    <output_dir>/<dataset>/<model>-<loss>-<hash>/seed=<n>/
+        config.yaml  status.json  metrics.json  best.ckpt  last.ckpt  test_logits.npy  mlflow_run_id  job.log  error.txt  attempt-<n>/
+
+Unusual: the state is not what status.json says alone. "running" with nobody holding the lock is a run that was cut off.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from seqmtl.errors import SeqmtlError
+
+# Keys that do not change what a run computes: where it runs, what it shows, and what `prepare` was told (data have a version of
+# their own). A dotted path stands for all below it.
+NOT_HASHED = (
+    *("seed", "data_dir", "raw_dir", "output_dir", "debug", "dataset.prepare", "dataset.about", "launcher"),
+    *("trainer.name", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.threads"),
+    *("trainer.log_every", "trainer.checkpoint_every", "trainer.progress"),
+)
+
+
+def config_hash(config: dict[str, Any]) -> str:
+    """8 hex digits over the resolved config, less what does not change the result."""
+    counted = copy.deepcopy(config)
+    for key in NOT_HASHED:
+        node, *path = counted, *key.split(".")
+        for part in path[:-1]:
+            node = node.get(part, {})
+        node.pop(path[-1], None)
+    return hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def run_directory(config: dict[str, Any]) -> Path:
+    """Where the run of this resolved config lies."""
+    names = [config["dataset"]["name"], f"{config['model']['name']}-{config['loss']['name']}-{config_hash(config)}"]
+    return Path(config["output_dir"]).absolute().joinpath(*names, f"seed={config['seed']}")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Complete or as it was."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run directory."""
+
+    path: Path
+
+    @property
+    def label(self) -> str:
+        """<model>-<loss>-<hash>/seed=<n>"""
+        return f"{self.path.parent.name}/{self.path.name}"
+
+    def status(self) -> dict[str, Any]:
+        """status.json, {} where there is none or it is damaged."""
+        try:
+            status = json.loads((self.path / "status.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return status if isinstance(status, dict) else {}
+
+    def write_status(self, state: str, **more: Any) -> None:
+        """Replace status.json: running | finished | failed, when, and what else there is to say."""
+        content = {"state": state, "time": datetime.now(UTC).isoformat(timespec="seconds"), "pid": os.getpid()} | more
+        write_atomically(self.path / "status.json", json.dumps(content, indent=1) + "\n")
+
+    def metrics(self) -> dict[str, float | None]:
+        """metrics.json, {} where there is none."""
+        try:
+            return json.loads((self.path / "metrics.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+
+    def finished(self, data_version: str) -> bool:
+        """Whether nothing is left to do: finished, and on these data."""
+        status = self.status()
+        return status.get("state") == "finished" and status.get("data_version") == data_version and bool(self.metrics())
+
+    def ready(self, data_version: str) -> None:
+        """Clear the way for a start: a run that was cut off keeps its files and goes on, any other's move to attempt-<n>/."""
+        status = self.status()
+        if status.get("state") == "running" and status.get("data_version") == data_version:
+            return
+        kept = [p for p in self.path.iterdir() if p.name not in ("config.yaml", ".lock") and not p.name.startswith("attempt-")]
+        if not status or not kept:
+            return
+        number = 1 + sum(1 for _ in self.path.glob("attempt-*"))
+        attempt = self.path / f"attempt-{number}"
+        attempt.mkdir()
+        for path in kept:
+            # The MLflow run is found again by its tags; the new attempt gets a run of its own.
+            path.rename(attempt / path.name)
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the directory; the kernel lets go when the process dies.
+
+        Raises:
+            SeqmtlError: another process holds it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise SeqmtlError(f"another process is running {self.path}; wait for it, or end it") from None
+            yield

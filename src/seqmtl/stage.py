@@ -1,0 +1,224 @@
+"""One stage of a training: model, loss, step and data of a config, fitted by Lightning, best weights kept."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor
+
+from seqmtl.build import build
+from seqmtl.checkpoint import AtomicCheckpointIO, LastCheckpoint, Selection, load_weights
+from seqmtl.data.meta import Meta
+from seqmtl.datamodule import DataModule
+from seqmtl.errors import SeqmtlError
+from seqmtl.lit import INIT, Lit, derive_seed
+from seqmtl.progress import Progress
+from seqmtl.tracking import Tracker
+from seqmtl.types import Schema
+
+log = logging.getLogger("seqmtl")
+
+PRECISIONS = ("32-true", "bf16-mixed")
+
+
+class Ranks(DDPStrategy):
+    """A process group without the DDP wrapper: it would miss gradients that a step writes itself (see lit.py)."""
+
+    def configure_ddp(self) -> None:
+        """Leave the model as it is."""
+
+
+class Watch:
+    """Passes the figures of a training on to MLflow and to whoever looks, and keeps the times.
+
+    Args:
+        tracker: None on all ranks but the first.
+        prefix: `<stage>/` before the names of an earlier stage's metrics.
+    """
+
+    def __init__(self, tracker: Tracker | None, progress: Progress, prefix: str, train_rows: int) -> None:
+        self.tracker = tracker
+        self.progress = progress
+        self.prefix = prefix
+        self.train_rows = train_rows
+        self.started = time.monotonic()
+        self.whole = True  # an epoch that was resumed in its middle tells no time
+        self.seconds: list[float] = []
+
+    def epoch_started(self, epoch: int, batches: int, done: int) -> None:
+        self.started, self.whole = time.monotonic(), done == 0
+        self.progress.epoch_started(epoch, batches, done)
+
+    def trained(self, values: Mapping[str, float], step: int, batch: int) -> None:
+        self._log(values, step)
+        self.progress.trained(values, step, batch)
+
+    def epoch_trained(self, step: int) -> None:
+        seconds = time.monotonic() - self.started
+        if self.whole:
+            self.seconds.append(seconds)
+            self._log({"epoch_seconds": seconds, "train_rows_per_second": self.train_rows / seconds}, step)
+
+    def validated(self, values: Mapping[str, float | None], step: int, epoch: int) -> None:
+        self._log(values, step)
+        self.progress.validated(values, step, epoch)
+
+    def _log(self, values: Mapping[str, float | None], step: int) -> None:
+        if self.tracker is not None:
+            self.tracker.log({self.prefix + name: value for name, value in values.items()}, step)
+
+    def flush(self) -> None:
+        if self.tracker is not None:
+            self.tracker.flush()
+
+
+class Stage:
+    """One stage, ready to fit.
+
+    Args:
+        config: of this stage, resolved.
+        folder: gets best.ckpt and last.ckpt.
+        directory, meta, schema: the prepared dataset and what is read of it.
+        rank, world_size: this process among those of the job.
+        tracker, prefix: see Watch.
+    """
+
+    def __init__(
+        self,
+        config: dict[str, Any],
+        folder: Path,
+        directory: Path,
+        meta: Meta,
+        schema: Schema,
+        rank: int = 0,
+        world_size: int = 1,
+        tracker: Tracker | None = None,
+        prefix: str = "",
+    ) -> None:
+        trainer, seed = config["trainer"], config["seed"]
+        if trainer["precision"] not in PRECISIONS:
+            raise SeqmtlError(f"trainer.precision must be one of {', '.join(PRECISIONS)}, not {trainer['precision']}")
+        if trainer["threads"]:
+            torch.set_num_threads(trainer["threads"])
+        self.config, self.folder, self.schema, self.world_size = config, folder, schema, world_size
+        self.data = DataModule(directory, meta, schema, config["batch_size"], seed, rank, world_size)
+        style = trainer["progress"] if rank == 0 else "none"
+        progress = Progress(style, meta.rows["train"], trainer["max_epochs"], prefix)
+        self.watch = Watch(tracker, progress, prefix, meta.rows["train"])
+        torch.manual_seed(derive_seed(seed, INIT))
+        optimizer = dict(config["optimizer"])
+        decay = optimizer.pop("decay")
+        self.lit = Lit(
+            model=build(config["model"], schema=schema),
+            loss=build(config["loss"], schema),
+            step=build(config["step"]),
+            optimizer=lambda groups: build(optimizer, groups),
+            decay=decay,
+            schema=schema,
+            rows=meta.rows,
+            seed=seed,
+            rank=rank,
+            log_every=trainer["log_every"],
+            observer=self.watch,
+        )
+        each = config["model"]["selection"] == "each"
+        if config["model"]["selection"] not in ("sum", "each"):
+            raise SeqmtlError(f"model.selection must be sum or each, not {config['model']['selection']}")
+        self.selection = Selection(folder, schema.task_names, each, trainer["patience"], config)
+        last = LastCheckpoint(folder / "last.ckpt", trainer["checkpoint_every"], self.watch.flush)
+        self.trainer = lightning_trainer(trainer, [self.selection, last])
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the model; those of a loss (uncertainty weights) are not counted."""
+        return sum(p.numel() for p in self.lit.model.parameters())
+
+    def start_from(self, weights: Mapping[str, Tensor]) -> None:
+        """Take an earlier stage's weights by name, where name and shape agree; the rest stays fresh."""
+        own = self.lit.state_dict()
+        self.lit.load_state_dict(own | {k: v for k, v in weights.items() if k in own and own[k].shape == v.shape})
+
+    def fit(self) -> None:
+        """Train until the selection says stop, from last.ckpt where there is one."""
+        resume = self.folder / "last.ckpt"
+        if resume.exists():
+            log.info("going on from %s", resume)
+        try:
+            self.trainer.fit(self.lit, datamodule=self.data, ckpt_path=str(resume) if resume.exists() else None, weights_only=True)
+        finally:
+            self.watch.progress.close()
+        self.watch.flush()
+
+    def test(self) -> tuple[dict[str, float | None], Tensor]:
+        """The test metrics and logits (N,T) of the best weights; the first time that the test split is read."""
+        stream = self.data.test_dataloader()
+        logits: Tensor | None = None
+        seen: dict[int, tuple[dict[str, float | None], Tensor]] = {}
+        for key, state in self.selection.state.items():
+            epoch = state["epoch"]
+            if epoch not in seen:
+                self.lit.load_state_dict(load_weights(self.selection.path(key))["state_dict"])
+                self.trainer.test(self.lit, dataloaders=stream, verbose=False)
+                assert self.lit.test_logits is not None
+                seen[epoch] = self.lit.test_metrics, self.lit.test_logits
+            if logits is None:
+                logits = seen[epoch][1].clone()
+            elif key:
+                t = self.schema.task_names.index(key)
+                logits[:, t] = seen[epoch][1][:, t]
+        assert logits is not None
+        if len(seen) == 1:
+            return next(iter(seen.values()))
+        from seqmtl.metrics import TaskMetrics
+
+        metrics = TaskMetrics(self.schema, len(logits), given=True)
+        metrics.update(logits, stream.table.y)
+        return {f"test/{name}": value for name, value in metrics.compute().items()}, logits
+
+    def best_metrics(self) -> dict[str, float | None]:
+        """Validation metrics and training loss of the best epoch; of each task's own where each has its own."""
+        states = self.selection.state
+        if not self.selection.each:
+            return dict(states[""]["metrics"])
+        return {
+            name: value
+            for task, state in states.items()
+            for name, value in state["metrics"].items()
+            if name.startswith("val/") and name.rpartition("/")[2] == task
+        }
+
+
+def lightning_trainer(options: Mapping[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
+    """Lightning's Trainer with nothing of its own: no logger, no files, no sampler."""
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # its notes on which accelerators this machine has not
+    strategy: Any = options["strategy"]
+    if strategy == "ddp":
+        strategy = Ranks(process_group_backend="gloo" if options["accelerator"] == "cpu" else "nccl")
+    return L.Trainer(
+        accelerator=options["accelerator"],
+        devices=options["devices"],
+        num_nodes=options["num_nodes"],
+        strategy=strategy,
+        precision=options["precision"],
+        max_epochs=options["max_epochs"],
+        limit_train_batches=1.0 if options["max_batches"] is None else options["max_batches"],
+        callbacks=callbacks,
+        plugins=[AtomicCheckpointIO()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        deterministic=True,
+        default_root_dir=os.devnull,
+    )

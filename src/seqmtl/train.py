@@ -1,0 +1,296 @@
+"""`seqmtl [overrides] [-m]`: compose all jobs first, then run them.
+
+Unusual: Hydra composes and nothing more. Its task function only adds a job to a list; what runs the list is a launcher of ours, each
+job of a sweep in a process of its own. A single job of one process runs in this one.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from seqmtl.data.meta import data_version
+from seqmtl.data.prepared import chosen_schema, open_dataset
+from seqmtl.errors import SeqmtlError
+from seqmtl.runs import Run, config_hash, run_directory, write_atomically
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from seqmtl.launch.local import Job
+
+log = logging.getLogger("seqmtl")
+
+
+@dataclass
+class Planned:
+    """A job of the list: its config, and its run directory or the reason why it cannot run."""
+
+    config: dict[str, Any]
+    run: Run | None = None
+    error: str = ""
+    seconds: float = 0.0
+
+    @property
+    def label(self) -> str:
+        return f"{self.config['model']['name']}/{self.config['loss']['name']}/seed={self.config['seed']}"
+
+
+@dataclass
+class Plan:
+    """What Hydra composed."""
+
+    jobs: list[Planned] = field(default_factory=list)
+    sweep: bool = False
+    debug: bool = False
+
+    def add(self, cfg: DictConfig, sweep: bool) -> None:
+        """Check one composed config and add it; in a sweep a bad one is kept with its reason, else raised.
+
+        Raises:
+            SeqmtlError: bad input, in words.
+        """
+        from omegaconf import OmegaConf
+        from omegaconf.errors import OmegaConfBaseException
+
+        self.sweep, self.debug = sweep, bool(cfg.debug)
+        try:
+            config = OmegaConf.to_container(cfg, resolve=True)
+        except OmegaConfBaseException as e:
+            raise SeqmtlError(f"the config cannot be resolved: {e}") from e
+        assert isinstance(config, dict)
+        planned = Planned(config)  # type: ignore[arg-type]
+        self.jobs.append(planned)
+        try:
+            check(planned.config)
+            planned.run = Run(run_directory(planned.config))
+        except SeqmtlError as e:
+            planned.error = str(e)
+            if not sweep:
+                raise
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Refuse, before anything heavy is imported, what cannot run.
+
+    Raises:
+        SeqmtlError: says what to do.
+    """
+    for key, least in (("seed", 0), ("batch_size", 1), ("trainer.max_epochs", 1), ("trainer.patience", 1)):
+        value: Any = config
+        for part in key.split("."):
+            value = value[part]
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise SeqmtlError(f"{key} must be an integer of at least {least}, not {value!r}")
+    _, meta = open_dataset(config)
+    chosen_schema(config, meta)
+    from seqmtl.build import check_pair
+
+    check_pair(config)
+
+
+def execute(plan: Plan) -> int:
+    """Run the list; the exit status is 0 when every job is finished."""
+    if not plan.jobs:
+        return 0
+    log.setLevel(logging.INFO)
+    log.propagate = False  # Hydra gives the root logger a handler of its own
+    if plan.sweep:
+        return _sweep(plan)
+    (planned,) = plan.jobs
+    return _single(planned)
+
+
+def _write_config(planned: Planned) -> Run:
+    run = planned.run
+    assert run is not None
+    run.path.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump(planned.config, sort_keys=False, allow_unicode=True)
+    if not (run.path / "config.yaml").exists() or run.status().get("state") != "finished":
+        write_atomically(run.path / "config.yaml", text)
+    return run
+
+
+def _single(planned: Planned) -> int:
+    from seqmtl.report import console, run_table, seconds
+
+    run = _write_config(planned)
+    directory, meta = open_dataset(planned.config)
+    done = run.finished(data_version(directory, meta))
+    started = time.monotonic()
+    out = console()
+    if done:
+        metrics = run.metrics()
+    elif planned.config["trainer"]["devices"] != 1:
+        metrics = _ranks(planned, run)
+    else:
+        from seqmtl import job
+
+        handler = logging.StreamHandler(sys.stdout)
+        log.addHandler(handler)
+        try:
+            metrics = job.run(run.path)
+        finally:
+            log.removeHandler(handler)
+    tasks = planned.config["dataset"]["tasks"]
+    out.print(run_table(f"{planned.label} on {planned.config['dataset']['name']}", tasks, metrics))
+    took = "finished before, nothing to do" if done else f"{seconds(time.monotonic() - started)}"
+    print(f"{took}; the run lies in {run.path}")
+    return 0
+
+
+def _ranks(planned: Planned, run: Run) -> dict[str, float | None]:
+    """A single job of several ranks: processes of its own, as in a sweep."""
+    _launch(planned, [planned], "")
+    if planned.error:
+        raise SeqmtlError(planned.error)
+    return run.metrics()
+
+
+def _launch(first: Planned, jobs: list[Planned], sweep: str) -> None:
+    from seqmtl.build import build
+    from seqmtl.launch.local import Job
+
+    by_path = {p.run.path: p for p in jobs if p.run is not None}
+    started = time.monotonic()
+    number = 0
+
+    def ended(job: Job, status: int) -> None:
+        nonlocal started, number
+        planned = by_path[job.run_dir]
+        number += 1
+        planned.seconds, started = time.monotonic() - started, time.monotonic()
+        if status != 0:
+            planned.error = _why(Run(job.run_dir), status)
+        outcome = f"failed: {planned.error.splitlines()[0]}" if planned.error else _aucs(planned)
+        log.info("[%d/%d] %s  %.1f s  %s", number, len(by_path), planned.label, planned.seconds, outcome)
+
+    todo = [Job(path, p.config["trainer"]["devices"]) for path, p in by_path.items()]
+    with _Watching(by_path) as watching:
+        build(first.config["launcher"])(todo, sweep, watching.look, ended)
+
+
+class _Watching:
+    """On a terminal, the last line of the running job's log under the lines of the finished ones."""
+
+    def __init__(self, by_path: Mapping[Path, Planned]) -> None:
+        from rich.console import Console
+        from rich.logging import RichHandler
+        from rich.status import Status
+
+        out = Console()
+        self.by_path = by_path
+        self.status = Status("starting", console=out) if out.is_terminal else None
+        self.handler: logging.Handler = (
+            RichHandler(console=out, show_time=False, show_level=False, show_path=False, highlighter=None)
+            if out.is_terminal
+            else logging.StreamHandler(sys.stdout)
+        )
+
+    def __enter__(self) -> _Watching:
+        log.addHandler(self.handler)
+        if self.status is not None:
+            self.status.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.status is not None:
+            self.status.stop()
+        log.removeHandler(self.handler)
+
+    def look(self, job: Job) -> None:
+        if self.status is None:
+            return
+        try:
+            last = (job.run_dir / "job.log").read_text(encoding="utf-8").splitlines()[-1].split(" ", 2)[2]
+        except (OSError, IndexError):
+            last = "starting"
+        self.status.update(f"{self.by_path[job.run_dir].label}  {last}")
+
+
+def _why(run: Run, status: int) -> str:
+    """The reason of a failed job."""
+    if status < 0:
+        return f"killed by signal {-status}; the same command goes on from its last checkpoint"
+    said = run.status().get("error")
+    if said:
+        return str(said)
+    try:
+        return (run.path / "console.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1]
+    except (OSError, IndexError):
+        return f"exit status {status}"
+
+
+def _aucs(planned: Planned) -> str:
+    from seqmtl.report import number
+
+    assert planned.run is not None
+    metrics = planned.run.metrics()
+    tasks = planned.config["dataset"]["tasks"]
+    return "test AUC: " + ", ".join(f"{task} {number(metrics.get(f'test/auc/{task}'))}" for task in tasks)
+
+
+def _sweep(plan: Plan) -> int:
+    """Skip what is finished, run the rest, sum up."""
+    sweep = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
+    todo: dict[Path, Planned] = {}
+    skipped = 0
+    for planned in plan.jobs:
+        if planned.run is None:
+            continue
+        directory, meta = open_dataset(planned.config)
+        if planned.run.finished(data_version(directory, meta)):
+            skipped += 1
+        else:
+            _write_config(planned)
+            todo[planned.run.path] = planned
+    print(f"{len(plan.jobs)} jobs: {skipped} finished before, {len(todo)} to run", flush=True)
+    if todo:
+        _launch(plan.jobs[0], list(todo.values()), sweep)
+    return _summary(plan)
+
+
+def _summary(plan: Plan) -> int:
+    """A table per dataset and set of tasks: mean ± std over the seeds; then what failed and why."""
+    from seqmtl.report import console, oracle_metrics, sweep_table
+
+    out = console()
+    failed = [p for p in plan.jobs if p.error or p.run is None or not p.run.metrics()]
+    tables: dict[tuple[str, tuple[str, ...]], list[Planned]] = defaultdict(list)
+    for planned in plan.jobs:
+        if planned not in failed:
+            tables[planned.config["dataset"]["name"], tuple(planned.config["dataset"]["tasks"])].append(planned)
+    for (dataset, tasks), jobs in tables.items():
+        groups = _by_seed(jobs)
+        directory, meta = open_dataset(jobs[0].config)
+        title = f"{dataset}: test, mean ± std over seeds"
+        out.print(sweep_table(title, tasks, groups, oracle_metrics(directory, meta, tasks)))
+    for planned in failed:
+        print(f"failed: {planned.label}: {planned.error or 'it has no metrics.json'}", file=sys.stderr)
+        if planned.run is not None:
+            print(f"    see {planned.run.path}", file=sys.stderr)
+    place = Path(plan.jobs[0].config["output_dir"]).absolute()
+    print(f"{len(plan.jobs) - len(failed)} of {len(plan.jobs)} jobs finished; the runs lie in {place}")
+    return 1 if failed else 0
+
+
+def _by_seed(jobs: list[Planned]) -> dict[str, list[Mapping[str, float | None]]]:
+    """Runs that differ by their seed alone stand together; the hash is shown where model and loss do not tell two groups apart."""
+    groups: dict[tuple[str, str], dict[int, Planned]] = defaultdict(dict)
+    for planned in jobs:
+        label = f"{planned.config['model']['name']}/{planned.config['loss']['name']}"
+        groups[label, config_hash(planned.config)][planned.config["seed"]] = planned
+    labels = [label for label, _ in groups]
+    return {
+        label if labels.count(label) == 1 else f"{label} {digest}": [p.run.metrics() for p in seeds.values() if p.run]
+        for (label, digest), seeds in groups.items()
+    }

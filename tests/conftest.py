@@ -1,0 +1,70 @@
+"""A tiny prepared dataset, written in the layout of docs/datasets.md by hand, as another tool would."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+CONF = Path(__file__).parents[1] / "conf"
+
+FIELDS = {"user": 40, "item": 30, "hour": 25}
+PARENTS = {"click": None, "purchase": "click"}
+ROWS = {"train": 600, "valid": 200, "test": 300}
+
+
+def write_dataset(
+    directory: Path, rows: dict[str, int] = ROWS, seed: int = 0, parents: dict[str, str | None] = PARENTS, **meta: Any
+) -> Path:
+    """Random ids, labels that depend on the user and the item; two shards per split."""
+    rng = np.random.default_rng(seed)
+    taste = {name: rng.normal(size=size) for name, size in FIELDS.items()}
+    for split, n in rows.items():
+        ids = {name: rng.integers(0, size, n).astype(np.int32) for name, size in FIELDS.items()}
+        score = sum(taste[name][ids[name]] for name in FIELDS)
+        columns: dict[str, Any] = {"_row": np.arange(n), **ids}
+        for t, (task, parent) in enumerate(parents.items()):
+            happens = rng.random(n) < 1 / (1 + np.exp(-(score - t)))
+            columns[task] = (happens & (columns[parent] == 1 if parent else True)).astype(np.int8)
+        (directory / split).mkdir(parents=True)
+        frame = pl.DataFrame(columns)
+        frame[: n // 2].write_parquet(directory / split / "000.parquet")
+        frame[n // 2 :].write_parquet(directory / split / "001.parquet")
+    content = {"version": 1, "fields": FIELDS, "parents": parents, "rows": rows} | meta
+    (directory / "meta.json").write_text(json.dumps(content))
+    return directory
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    """data/aliccp_sim, made by another tool, so that it fits whatever dataset.prepare says."""
+    return write_dataset(tmp_path / "data" / "aliccp_sim")
+
+
+Compose = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="session")
+def compose() -> Compose:
+    """compose("model=mmoe", "seed=2") → the resolved train config as a plain dict; each set of overrides is composed once."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from omegaconf import OmegaConf
+
+    made: dict[tuple[str, ...], Any] = {}
+
+    def make(*overrides: str) -> dict[str, Any]:
+        if overrides not in made:
+            with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+                made[overrides] = hydra_compose("train", overrides=list(overrides))
+        return OmegaConf.to_container(made[overrides], resolve=True)  # type: ignore[return-value]
+
+    return make

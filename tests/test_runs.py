@@ -1,0 +1,71 @@
+"""Where a run lies, and what is done with what lies there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from seqmtl.errors import SeqmtlError
+from seqmtl.runs import Run, config_hash, run_directory
+
+
+def test_the_hash_counts_what_changes_the_result(compose: Any) -> None:
+    base = config_hash(compose())
+    same = ["seed=7", "data_dir=/x", "output_dir=/y", "debug=true", "trainer=gpu", "trainer.threads=2", "trainer.log_every=1"]
+    same += ["trainer.checkpoint_every=9", "trainer.progress=none", "optimizer.lr=0.0010", "dataset.prepare.min_count=3"]
+    for override in same:
+        assert config_hash(compose(override)) == base, override
+    for override in ("optimizer.lr=0.01", "batch_size=1", "trainer.max_epochs=3", "dataset.tasks=[click]"):
+        assert config_hash(compose(override)) != base, override
+
+
+def test_the_directory_tells_dataset_model_loss_and_seed(compose: Any) -> None:
+    config = compose("model=aitm", "seed=3", "output_dir=/o")
+    path = run_directory(config)
+    assert path.parent.parent == Path("/o/aliccp_sim")
+    assert path.parent.name == f"aitm-calibrated-{config_hash(config)}"
+    assert path.name == "seed=3"
+
+
+def test_one_process_holds_a_run(tmp_path: Path) -> None:
+    with Run(tmp_path).lock(), pytest.raises(SeqmtlError, match="another process is running"), Run(tmp_path).lock():
+        pass
+    with Run(tmp_path).lock():
+        pass
+
+
+def fill(run: Run, state: str, version: str = "v1") -> None:
+    (run.path / "config.yaml").write_text("a: 1\n")
+    (run.path / "last.ckpt").write_text("x")
+    run.write_status(state, data_version=version)
+
+
+def test_a_run_that_was_cut_off_keeps_its_files(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    fill(run, "running")
+    run.ready("v1")
+    assert (tmp_path / "last.ckpt").exists()
+
+
+@pytest.mark.parametrize(("state", "version"), [("failed", "v1"), ("finished", "v0"), ("running", "v0")])
+def test_a_failed_run_or_one_on_other_data_starts_anew(tmp_path: Path, state: str, version: str) -> None:
+    run = Run(tmp_path)
+    for attempt in (1, 2):
+        fill(run, state, version)
+        run.ready("v1")
+        assert not (tmp_path / "last.ckpt").exists()
+        assert (tmp_path / f"attempt-{attempt}" / "last.ckpt").exists()
+        assert (tmp_path / "config.yaml").exists()
+
+
+def test_finished_means_metrics_on_these_data(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    fill(run, "finished")
+    assert not run.finished("v1"), "no metrics.json"
+    (tmp_path / "metrics.json").write_text('{"test/auc/click": 0.5}')
+    assert run.finished("v1")
+    assert not run.finished("v2")
+    (tmp_path / "status.json").write_text('{"state": "fin')
+    assert not run.finished("v1")
