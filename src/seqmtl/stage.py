@@ -17,9 +17,10 @@ from torch import Tensor
 from seqmtl.build import build
 from seqmtl.checkpoint import AtomicCheckpointIO, LastCheckpoint, Selection, load_weights
 from seqmtl.data.meta import Meta
-from seqmtl.datamodule import DataModule
+from seqmtl.datamodule import EVAL_ROWS, DataModule
 from seqmtl.errors import SeqmtlError
 from seqmtl.lit import INIT, Lit, derive_seed
+from seqmtl.metrics import TaskMetrics
 from seqmtl.progress import Progress
 from seqmtl.tracking import Tracker
 from seqmtl.types import Schema
@@ -177,11 +178,14 @@ class Stage:
         assert logits is not None
         if len(seen) == 1:
             return next(iter(seen.values()))
-        from seqmtl.metrics import TaskMetrics
+        return self._measure(logits, stream.table.y), logits
 
+    def _measure(self, logits: Tensor, y: Tensor) -> dict[str, float | None]:
+        """Test metrics of columns that come from different epochs; auc_given is scored by log p_task - log p_parent."""
         metrics = TaskMetrics(self.schema, len(logits), given=True)
-        metrics.update(logits, stream.table.y)
-        return {f"test/{name}": value for name, value in metrics.compute().items()}, logits
+        for some, labels in zip(logits.split(EVAL_ROWS), y.split(EVAL_ROWS), strict=True):
+            metrics.update(some, labels)
+        return {f"test/{name}": value for name, value in metrics.compute().items()}
 
     def best_metrics(self) -> dict[str, float | None]:
         """Validation metrics and training loss of the best epoch; of each task's own where each has its own."""

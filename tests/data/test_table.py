@@ -8,8 +8,8 @@ from typing import Any
 
 import polars as pl
 import pytest
-from conftest import FIELDS, ROWS, write_dataset
 
+from conftest import FIELDS, ROWS, write_dataset
 from seqmtl.data.meta import data_version, read_meta
 from seqmtl.data.prepared import chosen_schema, open_dataset
 from seqmtl.data.table import load_table

@@ -20,15 +20,13 @@ def open_dataset(config: Mapping[str, Any]) -> tuple[Path, Meta]:
     """
     dataset = config["dataset"]
     directory = Path(config["data_dir"]).absolute() / dataset["name"]
-    command = f"seqmtl prepare dataset={dataset['name']}"
+    place = "" if config["data_dir"] == "data" else f" data_dir={config['data_dir']}"
+    command = f"seqmtl prepare dataset={dataset['name']}{place}"
     try:
         meta = read_meta(directory)
     except FileNotFoundError:
         raise SeqmtlError(
-            f"dataset '{dataset['name']}' is not prepared: {directory}/meta.json does not exist.\n\n"
-            f"{dataset['about'].strip()}\n\nThen prepare it:\n    {command}\n"
-            "A simulated dataset needs no download and runs now:\n"
-            "    seqmtl prepare dataset=aliccp_sim\n    seqmtl dataset=aliccp_sim"
+            f"dataset '{dataset['name']}' is not prepared: {directory}/meta.json does not exist.\n{dataset['about'].strip()}"
         ) from None
     wanted = dataset["prepare"]
     if meta.options is not None and meta.options != wanted:

@@ -1,0 +1,79 @@
+"""A model is a bottom, a trunk and a head: embed → z (B,G,W) → h (B,T,H) → logits (B,T)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from seqmtl.errors import SeqmtlError
+from seqmtl.nn.embedding import FieldEmbedding
+from seqmtl.types import Batch, Features, Field, Output, Schema
+
+Part = Callable[..., Any]  # a partial of an nn.Module
+
+
+class MTLModel(nn.Module):
+    """Three parts over shared embeddings.
+
+    Args:
+        schema: fields, tasks and histories of the data.
+        dim: embedding width D.
+        bottom: finished as bottom(schema, dim); Features → z (B,G,W), G = 1 or T; says `width`.
+        trunk: finished as trunk(schema, dim, width=bottom.width); (z, Features) → h (B,T,H); says `width`.
+        head: finished as head(schema, dim, width=trunk.width, z_width=bottom.width); (h, z, Features) → Output.
+
+    What a part writes into `features.extras` ends in `Output.extras`. `provides` names the extras that a loss may need.
+
+    Raises:
+        SeqmtlError: a history is made of a field that the data do not have.
+    """
+
+    provides: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, schema: Schema, dim: int, bottom: Part, trunk: Part, head: Part) -> None:
+        super().__init__()
+        sizes = {f.name: f.size for f in schema.fields}
+        for history in schema.histories:
+            if history.field not in sizes:
+                raise SeqmtlError(
+                    f"history '{history.name}' is made of field '{history.field}', which is no field of the data;"
+                    f" they are {', '.join(sizes)}: add it to dataset.fields"
+                )
+        self.schema = schema
+        self.embedding = FieldEmbedding(schema.fields, dim)
+        own = [Field(h.name, sizes[h.field]) for h in schema.histories if h.own_table]
+        self.own_embedding = FieldEmbedding(own, dim) if own else None
+        self.bottom = bottom(schema, dim)
+        self.trunk = trunk(schema, dim, width=self.bottom.width)
+        self.head = head(schema, dim, width=self.trunk.width, z_width=self.bottom.width)
+
+    def embed(self, batch: Batch) -> Features:
+        """The batch's fields, target and histories as vectors; see Features."""
+        fields = self.embedding(batch.fields)  # (B,F,D)
+        features = Features(fields, self.embedding.lookup)
+        histories = self.schema.histories
+        if histories:
+            main = next((h for h in histories if h.name == self.schema.main_history), histories[0])
+            features.target = fields[:, self.schema.field_names.index(main.field)]  # (B,D)
+        past = {}
+        for history in histories:
+            if history.name in batch.past:
+                ids = batch.past[history.name]  # (B,L)
+                own = self.own_embedding if history.own_table else None
+                items = self.embedding.lookup(history.field, ids) if own is None else own.lookup(history.name, ids)
+                # By length, never by id 0, which may also be an item that was filtered.
+                mask = torch.arange(ids.shape[1], device=ids.device) < batch.past_len[history.name].unsqueeze(1)
+                past[history.name] = (items, mask)
+        features.past = past
+        return features
+
+    def forward(self, batch: Batch) -> Output:
+        features = self.embed(batch)
+        z = self.bottom(features)  # (B,G,W)
+        h = self.trunk(z, features)  # (B,T,H)
+        output: Output = self.head(h, z, features)  # logits (B,T)
+        output.extras = {**features.extras, **output.extras}
+        return output

@@ -1,0 +1,36 @@
+"""Which task follows which."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from seqmtl.errors import SeqmtlError
+from seqmtl.types import Schema
+
+
+def resolve_parents(schema: Schema, parents: Sequence[int | None] | None, who: str, option: str) -> list[int | None]:
+    """The index of each task's parent: the given ones, else the schema's.
+
+    Raises:
+        SeqmtlError: the given ones do not fit the tasks, or nobody has a parent, so that `who` would silently do nothing.
+    """
+    names = schema.task_names
+    found = list(schema.parents if parents is None else parents)
+    if len(found) != len(names):
+        raise SeqmtlError(f"{option} has {len(found)} entries for the {len(names)} tasks {', '.join(names)}; give one for each")
+    for t, u in enumerate(found):
+        if u is not None and not 0 <= u < t:
+            raise SeqmtlError(f"{option} gives task {t} ({names[t]}) the parent {u}; a parent is the index of a task before it")
+    if all(u is None for u in found):
+        example = ",".join(["null", *["0"] * max(len(names) - 1, 1)])
+        raise SeqmtlError(
+            f"{who} needs a task that follows another, but none of {', '.join(names)} has a parent;"
+            f" give {option}=[{example}] or choose another one"
+        )
+    return found
+
+
+def edges(parents: Sequence[int | None]) -> tuple[list[int], list[int]]:
+    """Indices of the parents and of the children, one of each for every edge."""
+    pairs = [(u, t) for t, u in enumerate(parents) if u is not None]
+    return [u for u, _ in pairs], [t for _, t in pairs]

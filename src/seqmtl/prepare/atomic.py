@@ -1,0 +1,140 @@
+"""Directories that are there whole or not at all, and disk errors in words.
+
+Unusual: a kill at any moment leaves at most `.<name>.partial` (thrown away by the next run) and `.<name>.old` (brought back by
+the next run if nothing took its place). The lock file is removed by its holder, hence the look at its inode.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from seqmtl.errors import SeqmtlError
+
+_TO_DO = {
+    errno.ENOSPC: ("no space left on the disk", "make room there or choose another data_dir"),
+    errno.EDQUOT: ("the disk quota is used up", "make room there or choose another data_dir"),
+    errno.EFBIG: (
+        "the file would be larger than is allowed here",
+        "raise the limit (ulimit -f) or choose another data_dir",
+    ),
+    errno.EACCES: ("permission denied", "make it writable or choose another data_dir"),
+    errno.EPERM: ("permission denied", "make it writable or choose another data_dir"),
+    errno.EROFS: ("the disk is read-only", "choose another data_dir"),
+    errno.ENOTDIR: ("a part of the path is a file, not a directory", "choose another data_dir"),
+    errno.EEXIST: ("a file stands where a directory should be", "move it away or choose another data_dir"),
+}
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turns an OSError of writing to `path` into words: where, why, what to do."""
+    try:
+        yield
+    except OSError as e:
+        cause, to_do = _TO_DO.get(e.errno or 0, (e.strerror or str(e), "look at the disk or choose another data_dir"))
+        where = e.filename if isinstance(e.filename, str) else str(path)
+        raise SeqmtlError(f"could not write {where}: {cause}; {to_do}. Nothing half-written was kept.") from e
+
+
+def write_file(path: Path, data: bytes | memoryview) -> None:
+    """Writes a file under a temporary name, brings it to the disk, and renames it."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        temporary.replace(path)
+        sync_directory(path.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    """Brings renames inside `directory` to the disk."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def locked(target: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Holds `.<name>.lock` beside `target`; calls `waiting` once if another process holds it."""
+    path = target.parent / f".{target.name}.lock"
+    with disk_errors(path):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        fd = _acquire(path, waiting)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(fd)
+
+
+def _acquire(path: Path, waiting: Callable[[], None]) -> int:
+    told = False
+    while True:
+        fd = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not told:
+                waiting()
+                told = True
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        try:
+            if os.fstat(fd).st_ino == path.stat().st_ino:
+                return fd
+        except FileNotFoundError:
+            pass
+        os.close(fd)  # its holder removed the file while we waited: this lock guards nothing
+
+
+def recover(target: Path) -> None:
+    """Puts right what a killed run left beside `target`. The caller holds the lock."""
+    partial, old = _beside(target)
+    with disk_errors(target):
+        if partial.exists():
+            shutil.rmtree(partial)
+        if old.exists():
+            if target.exists():
+                shutil.rmtree(old)
+            else:
+                old.replace(target)
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Yields an empty directory that takes the place of `target` if the block ends well, and vanishes if not.
+
+    The caller holds the lock.
+    """
+    recover(target)
+    partial, old = _beside(target)
+    with disk_errors(partial):
+        partial.mkdir(parents=True)
+    try:
+        yield partial
+        with disk_errors(target):
+            sync_directory(partial)
+            if target.exists():
+                target.replace(old)
+            partial.replace(target)
+            sync_directory(target.parent)
+            shutil.rmtree(old, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        if old.exists() and not target.exists():
+            old.replace(target)
+        raise
+
+
+def _beside(target: Path) -> tuple[Path, Path]:
+    return target.parent / f".{target.name}.partial", target.parent / f".{target.name}.old"

@@ -1,0 +1,164 @@
+"""Writes a prepared dataset: Parquet shards, the oracle of a simulation, meta.json last. docs/datasets.md has the layout.
+
+Unusual: the checksum is taken over the columns' values, not over the Parquet bytes, so a newer Arrow does not change it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqmtl.data.meta import OUTCOMES, SPLITS, Meta
+from seqmtl.errors import SeqmtlError
+from seqmtl.prepare.atomic import write_file
+
+ROW_GROUP = 131_072
+Columns = Mapping[str, NDArray[Any]]
+
+
+class DatasetWriter:
+    """Takes rows split by split and writes them as shards into `directory`, which the caller swaps into place.
+
+    Args:
+        fields: names of the fields, in order.
+        parents: the parent of each task, in the order of the tasks.
+        options: the resolved `dataset.prepare`, kept in meta.json.
+        rows_per_shard: the last shard of a split is shorter.
+
+    Raises:
+        SeqmtlError: a field is an outcome or a label; the disk refuses.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        fields: Sequence[str],
+        parents: Mapping[str, str | None],
+        options: Mapping[str, Any] | None = None,
+        rows_per_shard: int = 1_000_000,
+    ) -> None:
+        outcomes = sorted((OUTCOMES | set(parents)) & set(fields))
+        if outcomes:
+            raise SeqmtlError(f"{', '.join(outcomes)} happens after the impression or is a label: it must not be a field")
+        if rows_per_shard < 1:
+            raise SeqmtlError(f"rows_per_shard must be above 0, not {rows_per_shard}")
+        self.directory = directory
+        self.parents = dict(parents)
+        self.options = None if options is None else dict(options)
+        self.rows_per_shard = rows_per_shard
+        self._types = dict.fromkeys(fields, "int32") | dict.fromkeys(parents, "int8") | {"_row": "int64"}
+        self._highest = dict.fromkeys(fields, 0)
+        self._rows = dict.fromkeys(SPLITS, 0)
+        self._positives = {split: dict.fromkeys(parents, 0) for split in SPLITS}
+        self._waiting: dict[str, list[dict[str, NDArray[Any]]]] = {split: [] for split in SPLITS}
+        self._n_waiting = dict.fromkeys(SPLITS, 0)
+        self._shards: dict[str, dict[str, int]] = {}
+        self._hashes: dict[str, str] = {}
+
+    def add(self, split: str, columns: Columns) -> None:
+        """Appends rows, one array per field, task and `_row`; full shards are written at once."""
+        rows = len(columns["_row"])
+        if not rows:
+            return
+        chunk = {name: np.asarray(columns[name]).astype(kind, copy=False) for name, kind in self._types.items()}
+        for name, highest in self._highest.items():
+            if chunk[name].min() < 0:
+                raise SeqmtlError(f"field {name} has a negative id ({chunk[name].min()}) in split {split}")
+            self._highest[name] = max(highest, int(chunk[name].max()))
+        for task in self.parents:
+            if not np.isin(chunk[task], (0, 1)).all():
+                raise SeqmtlError(f"label {task} has values other than 0 and 1 in split {split}")
+            self._positives[split][task] += int(chunk[task].sum())
+        self._rows[split] += rows
+        self._waiting[split].append(chunk)
+        self._n_waiting[split] += rows
+        while self._n_waiting[split] >= self.rows_per_shard:
+            self._flush(split, self.rows_per_shard)
+
+    def oracle(self, split: str, rows: NDArray[np.int64], probabilities: Columns) -> None:
+        """Writes the true probability of each task for the rows of a split, by their `_row`."""
+        data = _parquet({"_row": rows.astype(np.int64), **{task: probabilities[task] for task in self.parents}})
+        write_file(self.directory / "oracle" / f"{split}.parquet", data)
+
+    def finish(
+        self,
+        sizes: Mapping[str, int],
+        sources: Mapping[str, dict[str, Any]],
+        dropped: Mapping[str, int] | None = None,
+        fixed: Mapping[str, int] | None = None,
+    ) -> Meta:
+        """Writes what is left and meta.json.
+
+        Args:
+            sizes: number of ids of each field, 0 included.
+            sources: sha256 and bytes of each raw file.
+            dropped: raw rows left out, by reason; `fixed`: labels changed, by reason.
+        """
+        for split in SPLITS:
+            if not self._rows[split]:
+                raise SeqmtlError(
+                    f"the {split} split would have no rows (train {self._rows['train']}, valid {self._rows['valid']},"
+                    f" test {self._rows['test']}; left out: {dict(dropped or {})}); give more raw rows or another share"
+                )
+            self._flush(split, self._n_waiting[split])
+        for name, highest in self._highest.items():
+            if highest >= sizes[name]:
+                raise SeqmtlError(f"field {name} has id {highest}, but only {sizes[name]} ids")
+        meta = Meta(
+            fields={name: int(sizes[name]) for name in self._highest},
+            parents=self.parents,
+            rows=self._rows,
+            positives=self._positives,
+            dropped={k: v for k, v in (dropped or {}).items() if v},
+            fixed={k: v for k, v in (fixed or {}).items() if v},
+            options=self.options,
+            sources=dict(sources),
+            shards=self._shards,
+            checksum=self._checksum(sizes),
+        )
+        write_file(self.directory / "meta.json", meta.to_json().encode())
+        return meta
+
+    def _flush(self, split: str, rows: int) -> None:
+        """Writes the first `rows` of the waiting rows as one shard."""
+        if not rows:
+            return
+        chunks = self._waiting[split]
+        whole = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in self._types}
+        head = {name: values[:rows] for name, values in whole.items()}
+        rest = {name: values[rows:] for name, values in whole.items()}
+        self._n_waiting[split] -= rows
+        self._waiting[split] = [rest] if self._n_waiting[split] else []
+        number = sum(path.startswith(f"{split}/") for path in self._shards)
+        path = f"{split}/part-{number:05d}.parquet"
+        data = _parquet(head)
+        write_file(self.directory / path, data)
+        self._shards[path] = {"rows": rows, "bytes": data.nbytes}
+        self._hashes[path] = _hash(head)
+
+    def _checksum(self, sizes: Mapping[str, int]) -> str:
+        what = {"fields": dict(sizes), "parents": self.parents, "shards": self._hashes}
+        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+
+
+def _hash(columns: Columns) -> str:
+    digest = hashlib.sha256()
+    for name, values in columns.items():
+        digest.update(f"{name}:{values.dtype}:{len(values)};".encode())
+        digest.update(np.ascontiguousarray(values).data)
+    return digest.hexdigest()
+
+
+def _parquet(columns: Columns) -> memoryview:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(dict(columns)), sink, row_group_size=ROW_GROUP, compression="zstd")
+    return memoryview(sink.getvalue())

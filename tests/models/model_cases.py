@@ -1,0 +1,69 @@
+"""Two small task graphs, batches of them, and models out of the YAMLs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+
+from seqmtl.build import build
+from seqmtl.types import Batch, Field, History, Schema, Task
+
+Compose = Callable[..., dict[str, Any]]
+
+CONF = Path(__file__).parents[2] / "conf"
+
+FIELDS = (Field("user", 40), Field("item", 30), Field("hour", 24), Field("place", 5))
+HISTORIES = (History("click", "item", max_len=3),)
+CHAIN = Schema(FIELDS, (Task("click"), Task("cart", "click"), Task("purchase", "cart")), HISTORIES, "click")
+TREE = Schema(FIELDS, (Task("watch"), Task("click", "watch"), Task("enter", "watch"), Task("order", "enter")), HISTORIES, "click")
+SCHEMAS = {"chain": CHAIN, "tree": TREE}
+
+
+def make_batch(schema: Schema, rows: int = 16, seed: int = 0) -> Batch:
+    """Random ids and histories; the labels follow the task graph."""
+    g = torch.Generator().manual_seed(seed)
+    fields = torch.stack([torch.randint(0, f.size, (rows,), generator=g) for f in schema.fields], 1).int()
+    y = torch.zeros(rows, len(schema.tasks))
+    for t, u in enumerate(schema.parents):
+        y[:, t] = (torch.rand(rows, generator=g) < 0.6) * (1.0 if u is None else y[:, u])
+    past = {h.name: torch.randint(1, 30, (rows, h.max_len), generator=g).int() for h in schema.histories}
+    past_len = {h.name: torch.randint(0, h.max_len + 1, (rows,), generator=g) for h in schema.histories}
+    return Batch(fields, y, past=past, past_len=past_len)
+
+
+def part(kind: str, name: str, **options: Any) -> Any:
+    """The partial that a part's YAML makes, with some options replaced."""
+    config = OmegaConf.to_container(OmegaConf.load(CONF / "model" / kind / f"{name}.yaml"))
+    assert isinstance(config, dict)
+    unknown = set(options) - set(config)
+    assert not unknown, f"not in the YAML of {name}: {unknown}"
+    return build(config | options)
+
+
+def _quiet(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {k: 0.0 if k == "dropout" or k.endswith("_dropout") else _quiet(v) for k, v in node.items()}
+    return node
+
+
+def _shrunk(node: Any, widest: int = 32) -> Any:
+    if isinstance(node, dict):
+        return {
+            k: [min(x, widest) for x in v] if k.endswith("dims") and isinstance(v, list) else _shrunk(v, widest)
+            for k, v in node.items()
+        }
+    return node
+
+
+def make_model(compose: Compose, schema: Schema, *overrides: str, dropout: bool = False, shrink: bool = True) -> nn.Module:
+    """The model of the composed config, narrow unless `shrink` is False, and without dropout unless asked for."""
+    config = compose(*overrides)["model"]
+    config = config if dropout else _quiet(config)
+    model = build(_shrunk(config) if shrink else config, schema=schema)
+    assert isinstance(model, nn.Module)
+    return model

@@ -1,0 +1,108 @@
+"""Presets are optional in the defaults list, so a wrong file name would be ignored in silence."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from model_cases import CHAIN, Compose
+from omegaconf import OmegaConf
+from torch import nn
+
+from seqmtl.build import build
+
+CONF = Path(__file__).parents[2] / "conf"
+MODELS = {p.stem for p in (CONF / "model").glob("*.yaml")}
+EXPERIMENTS = {p.stem for p in (CONF / "experiment").glob("*.yaml")}
+PRESETS = sorted(p.stem for p in (CONF / "preset").glob("*.yaml"))
+
+
+def body(group: str, name: str) -> dict[str, Any]:
+    content = OmegaConf.to_container(OmegaConf.load(CONF / group / f"{name}.yaml"))
+    assert isinstance(content, dict)
+    return content
+
+
+def contains(whole: Any, some: Any) -> bool:
+    if isinstance(some, dict):
+        return isinstance(whole, dict) and all(k in whole and contains(whole[k], v) for k, v in some.items())
+    return bool(whole == some)
+
+
+def split(preset: str) -> tuple[str, str]:
+    found = [(e, m) for e in EXPERIMENTS for m in MODELS if f"{e}_{m}" == preset]
+    assert len(found) == 1, f"conf/preset/{preset}.yaml belongs to no experiment and model"
+    return found[0]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_is_reached(preset: str, compose: Compose) -> None:
+    experiment, model = split(preset)
+    content = body("preset", preset)
+    assert (CONF / "preset" / f"{preset}.yaml").read_text().startswith("# @package _global_\n")
+    assert "name" not in content
+    config = compose(f"model={model}", f"experiment={experiment}")
+    assert contains(config, content)
+    # Each key is one that the model's own parts have: a misspelt one would be added.
+    assert contains(keys(compose(f"model={model}")), keys(content))
+
+
+def keys(node: Any) -> Any:
+    return {k: keys(v) for k, v in node.items()} if isinstance(node, dict) else None
+
+
+@pytest.mark.parametrize("experiment", sorted(EXPERIMENTS - {"none"}))
+def test_an_experiment_says_nothing_of_models(experiment: str, compose: Compose) -> None:
+    content = body("experiment", experiment)
+    assert (CONF / "experiment" / f"{experiment}.yaml").read_text().startswith("# @package _global_\n")
+    assert not {"model", "name"} & set(content)
+    for model in ("single_task", "shared_bottom", "mmoe", "aitm", "apem"):
+        assert f"{experiment}_{model}" in PRESETS
+    plain = compose("model=mmoe")
+    assert contains(keys(plain), keys(content))
+    assert contains(compose("model=mmoe", f"experiment={experiment}"), content)
+
+
+@pytest.mark.parametrize(
+    ("model", "wanted"),
+    [
+        ("aitm", {"embedding.weight", "trunk.ait.0.w_1.weight", "trunk.ait.0.w_2.weight", "trunk.ait.0.w_3.weight"}),
+        ("mmoe", {"embedding.weight"}),
+        ("single_task", {"models.0.embedding.weight", "models.1.embedding.weight", "models.2.embedding.weight"}),
+    ],
+)
+def test_aitms_decay_is_on_embeddings_and_the_three_matrices(model: str, wanted: set[str], compose: Compose) -> None:
+    config = compose(f"model={model}", "experiment=aitm")
+    (rule,) = config["optimizer"]["decay"]
+    assert rule["value"] == 1e-6
+    with torch.device("meta"):
+        built: nn.Module = build(config["model"], schema=CHAIN)
+    # The trainer sees the parameters under "model.".
+    assert {name for name, _ in built.named_parameters() if re.search(rule["match"], f"model.{name}")} == wanted
+
+
+def test_the_papers_loss_comes_with_the_model(compose: Compose) -> None:
+    assert {m: compose(f"model={m}")["loss"]["name"] for m in ("single_task", "shared_bottom", "mmoe", "aitm", "apem")} == {
+        "single_task": "bce",
+        "shared_bottom": "bce",
+        "mmoe": "bce",
+        "aitm": "calibrated",
+        "apem": "dependence",
+    }
+    assert compose("model=apem", "loss=bce")["loss"]["name"] == "bce"
+    assert compose("model=single_task")["model"]["selection"] == "each"
+    assert compose("model=mmoe")["model"]["selection"] == "sum"
+    for path in (CONF / "loss").glob("*.yaml"):
+        assert compose("model=aitm", f"loss={path.stem}")["loss"]["name"] == path.stem
+    assert compose("model=aitm", "loss.terms.calibrator.alpha=0.3")["loss"]["terms"]["calibrator"]["alpha"] == 0.3
+
+
+@pytest.mark.parametrize("kind", ["", "bottom", "trunk", "head"])
+def test_every_model_file_has_its_name_and_is_a_partial(kind: str, compose: Compose) -> None:
+    for path in (CONF / "model" / kind).glob("*.yaml"):
+        config = compose(f"model={path.stem}")["model"] if not kind else body(f"model/{kind}", path.stem)
+        assert config["name"] == path.stem
+        assert config.get("runner") or config["_partial_"] is True

@@ -1,0 +1,107 @@
+"""The command line as a user meets it: processes, their output and their exit status."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SMALL = ("trainer=debug", "batch_size=50", "trainer.max_batches=4")
+
+
+def seqmtl(folder: Path, *words: str, timeout: float = 120, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "seqmtl.cli", *words]
+    clean = {k: v for k, v in os.environ.items() if k not in ("MLFLOW_TRACKING_URI", "HYDRA_FULL_ERROR")}
+    return subprocess.run(command, cwd=folder, env=clean | env, capture_output=True, text=True, timeout=timeout)
+
+
+@pytest.mark.parametrize("words", [("--help",), ("prepare", "--help"), ("--cfg", "job"), ("model=apem", "--cfg", "job")])
+def test_what_there_is_is_told_at_once(tmp_path: Path, words: tuple[str, ...]) -> None:
+    seconds = []
+    for _ in range(2):  # the first may compile and read from a cold disk
+        started = time.perf_counter()
+        done = seqmtl(tmp_path, *words)
+        seconds.append(time.perf_counter() - started)
+    assert done.returncode == 0, done.stderr
+    assert "dataset" in done.stdout
+    assert min(seconds) < 1.0 or "CI" not in os.environ, seconds
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("trane",), "no verb 'trane'"),
+        (("modle=mmoe",), "Could not override 'modle'"),
+        (("model=mmo",), "Could not find 'model/mmo'"),
+        (("trainer.max_epoch=3",), "Key 'max_epoch' is not in struct"),
+        (("seed=one",), "seed must be an integer of at least 0, not 'one'"),
+        (("seed=1.5",), "seed must be an integer"),
+        (("batch_size=0",), "batch_size must be an integer of at least 1"),
+        (("dataset=aliccp",), "dataset 'aliccp' is not prepared"),
+        (("dataset.tasks=[click,sale]",), "no task is named sale; the data have click, purchase"),
+        (("dataset.fields=[user,colour]",), "dataset.fields names colour"),
+        (("loss=calibrated", "dataset.tasks=[click]"), "parent"),
+        (("model.trunk.colour=1",), "colour"),
+        (("+model.trunk.colour=1",), "colour"),
+        (("trainer.precision=16-mixed",), "trainer.precision must be one of"),
+        (("model.selection=best",), "model.selection must be sum or each"),
+        (("optimizer.decay=[{match: nothing_like_it, value: 1}]",), "'nothing_like_it' matches no parameter"),
+    ],
+)
+def test_bad_input_is_told_in_words(tmp_path: Path, dataset: Path, words: tuple[str, ...], says: str) -> None:
+    done = seqmtl(tmp_path, *words)
+    assert done.returncode != 0
+    assert says in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_debug_shows_where(tmp_path: Path, dataset: Path) -> None:
+    assert "Traceback" in seqmtl(tmp_path, "seed=one", "debug=true").stderr
+
+
+def test_a_dataset_that_is_not_prepared_is_told_in_under_five_seconds(tmp_path: Path) -> None:
+    started = time.perf_counter()
+    done = seqmtl(tmp_path, "model=apem", "dataset=aliccp")
+    assert time.perf_counter() - started < 5
+    for part in ("tianchi.aliyun.com", "seqmtl prepare dataset=aliccp", "seqmtl prepare dataset=aliccp_sim"):
+        assert part in done.stderr
+
+
+@pytest.mark.slow
+def test_a_sweep_from_end_to_end(tmp_path: Path, dataset: Path) -> None:
+    words = ("-m", "model=mmoe,aitm", "seed=1,2", *SMALL)
+    done = seqmtl(tmp_path, *words, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "4 of 4 jobs finished" in done.stdout
+    runs = sorted((tmp_path / "outputs" / "aliccp_sim").glob("*/seed=*"))
+    assert len(runs) == 4
+    for run in runs:
+        assert json.loads((run / "status.json").read_text())["state"] == "finished"
+        assert json.loads((run / "metrics.json").read_text())["test/auc/click"] > 0
+    again = seqmtl(tmp_path, *words)
+    assert "4 finished before, 0 to run" in again.stdout
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/outputs/mlflow.db")
+    found = client.search_runs([client.get_experiment_by_name("aliccp_sim").experiment_id])
+    assert sorted(r.info.run_name for r in found) == [f"{m}/seed={s}" for m in ("aitm/calibrated", "mmoe/bce") for s in (1, 2)]
+    assert all(r.info.status == "FINISHED" and r.data.tags["sweep"] for r in found)
+
+
+@pytest.mark.slow
+def test_a_failed_job_does_not_stop_a_sweep(tmp_path: Path, dataset: Path) -> None:
+    done = seqmtl(tmp_path, "-m", "model=mmoe", "optimizer.lr=1e-3,1e20", "seed=1,x", *SMALL, timeout=300)
+    assert done.returncode == 1
+    assert "1 of 4 jobs finished" in done.stdout
+    assert "seed must be an integer" in done.stderr
+    assert "diverged" in done.stderr
+    failed = [p for p in (tmp_path / "outputs").glob("*/*/seed=1") if (p / "error.txt").exists()]
+    assert len(failed) == 1
+    status = json.loads((failed[0] / "status.json").read_text())
+    assert status["state"] == "failed"
+    assert "diverged" in status["error"]

@@ -1,0 +1,109 @@
+"""One MLflow run per job, no point twice, and errors in words."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from seqmtl.errors import SeqmtlError
+from seqmtl.tracking import Tracker, flatten
+
+TAGS = {"model": "m", "loss": "l", "dataset": "d", "seed": "1", "config_hash": "abcd1234", "git_commit": "c"}
+
+
+@pytest.fixture(autouse=True)
+def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with its tables, which MLflow takes seconds to make."""
+    place = tmp_path_factory.mktemp("made")
+    start(place, dataset="another").end("FINISHED")
+    return place / "mlflow.db"
+
+
+@pytest.fixture(autouse=True)
+def database(tmp_path: Path, made: Path) -> None:
+    shutil.copy(made, tmp_path)
+
+
+def start(tmp_path: Path, **tags: str) -> Tracker:
+    run_dir = tmp_path / "run"
+    run_dir.mkdir(exist_ok=True)
+    (run_dir / "config.yaml").write_text("model: {dim: 4}\n")
+    return Tracker(tmp_path, run_dir, {"model": {"dim": 4, "parts": [1, 2]}, "seed": 1}, TAGS | tags)
+
+
+def test_flatten() -> None:
+    assert flatten({"a": {"b": 1, "c": [1, 2]}, "d": {}}) == {"a.b": 1, "a.c": [1, 2], "d": {}}
+
+
+def test_one_run_also_when_resumed(tmp_path: Path) -> None:
+    first = start(tmp_path)
+    first.log({"train/loss": 3.0}, 10)
+    first.log({"train/loss": 2.0, "val/auc/x": None}, 20)
+    first.flush()
+    (tmp_path / "run" / "last.ckpt").touch()
+    second = start(tmp_path)
+    assert second.run_id == first.run_id == (tmp_path / "run" / "mlflow_run_id").read_text()
+    for step, value in ((10, 3.0), (20, 2.0), (30, 1.0)):  # the resumed run computes the first two again
+        second.log({"train/loss": value}, step)
+    second.end("FINISHED")
+    history = second.client.get_metric_history(first.run_id, "train/loss")
+    assert [(m.step, m.value) for m in history] == [(10, 3.0), (20, 2.0), (30, 1.0)]
+    run = second.client.get_run(first.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "m/l/seed=1"
+    assert run.data.params == {"model.dim": "4", "model.parts": "[1, 2]", "seed": "1"}
+    assert {k: run.data.tags[k] for k in TAGS} == TAGS
+    assert "val/auc/x" not in run.data.metrics
+    assert [a.path for a in second.client.list_artifacts(first.run_id)] == ["config.yaml"]
+    assert (tmp_path / "mlartifacts" / "d").is_dir()
+
+
+def test_a_new_attempt_is_a_new_run(tmp_path: Path) -> None:
+    first = start(tmp_path)
+    first.log({"train/loss": 3.0}, 10)
+    first.end("FAILED")
+    assert start(tmp_path).run_id != first.run_id
+    cut_off = start(tmp_path, seed="2")
+    cut_off.log({"train/loss": 3.0}, 10)
+    cut_off.flush()  # and no last.ckpt: its points would stand twice
+    assert start(tmp_path, seed="2").run_id != cut_off.run_id
+    assert cut_off.client.get_run(cut_off.run_id).info.status == "KILLED"
+
+
+def test_a_database_of_a_newer_schema(tmp_path: Path) -> None:
+    start(tmp_path).end("FINISHED")
+    newer = tmp_path / "newer"  # another place: MLflow keeps the stores that it has opened
+    newer.mkdir()
+    shutil.copy(tmp_path / "mlflow.db", newer)
+    with contextlib.closing(sqlite3.connect(newer / "mlflow.db")) as database, database:
+        database.execute("update alembic_version set version_num = 'ffffffffffff'")
+    with pytest.raises(SeqmtlError, match=r"another version of MLflow; .*mlflow db upgrade"):
+        start(newer)
+
+
+@pytest.mark.slow
+def test_a_locked_database(tmp_path: Path) -> None:
+    start(tmp_path).end("FINISHED")
+    other = sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)
+    other.execute("begin exclusive")
+    try:
+        with pytest.raises(SeqmtlError, match="is locked by another process"):
+            start(tmp_path)
+    finally:
+        other.close()
+
+
+def test_a_server_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(SeqmtlError, match=r"MLflow at http://127\.0\.0\.1:9 fails"):
+        start(tmp_path)
