@@ -45,12 +45,7 @@ def test_what_there_is_is_told_at_once(tmp_path: Path, words: tuple[str, ...]) -
         (("dataset=aliccp",), "dataset 'aliccp' is not prepared"),
         (("dataset.tasks=[click,sale]",), "no task is named sale; the data have click, purchase"),
         (("dataset.fields=[user,colour]",), "dataset.fields names colour"),
-        (("loss=calibrated", "dataset.tasks=[click]"), "parent"),
         (("model.trunk.colour=1",), "colour"),
-        (("+model.trunk.colour=1",), "colour"),
-        (("trainer.precision=16-mixed",), "trainer.precision must be one of"),
-        (("model.selection=best",), "model.selection must be sum or each"),
-        (("optimizer.decay=[{match: nothing_like_it, value: 1}]",), "'nothing_like_it' matches no parameter"),
     ],
 )
 def test_bad_input_is_told_in_words(tmp_path: Path, dataset: Path, words: tuple[str, ...], says: str) -> None:

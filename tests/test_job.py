@@ -267,6 +267,42 @@ def test_one_class_only_is_null_and_no_crash(tmp_path: Path, plan: Any, dataset:
     assert '"test/auc/purchase": null' in (tmp_path / "run" / "run" / "metrics.json").read_text()
 
 
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (("loss=calibrated", "dataset.tasks=[click]"), "parent"),
+        (("model=aitm", "loss=bce", "dataset.tasks=[click]"), "parent"),
+        (("+model.trunk.colour=1",), "cannot build 'shared_bottom'.*colour"),
+        (("trainer.precision=16-mixed",), "trainer.precision must be one of 32-true, bf16-mixed"),
+        (("model.selection=best",), "model.selection must be sum or each"),
+        (("optimizer.decay=[{match: nothing_like_it, value: 1}]",), "'nothing_like_it' matches no parameter; they are"),
+        (("optimizer.lr=-1",), "cannot build 'adam'.*learning rate"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_words(plan: Any, overrides: tuple[str, ...], says: str) -> None:
+    run_dir = plan(*overrides)
+    with pytest.raises(SeqmtlError, match=says):
+        job.run(run_dir)
+    assert Run(run_dir).status()["state"] == "failed"
+
+
+class Needy(torch.nn.Module):
+    """A loss that wants what no head here gives."""
+
+    needs = frozenset({"imputed_error"})
+
+
+def test_a_wrong_pair_is_refused_before_any_data_are_read(plan: Any, dataset: Path) -> None:
+    from seqmtl.train import check
+
+    for shard in dataset.glob("*/*.parquet"):
+        shard.unlink()
+    config = job.read_config(plan("model=mmoe"))
+    config["loss"] = {"name": "needy", "_target_": f"{__name__}.Needy", "_partial_": True}
+    with pytest.raises(SeqmtlError, match=r"loss=needy needs imputed_error, which model=mmoe does not provide .*loss=bce works"):
+        check(config)
+
+
 def test_a_model_that_diverges_says_so(plan: Any) -> None:
     with pytest.raises(SeqmtlError, match="diverged"):
         job.run(plan("model=mmoe", "optimizer.lr=1e30"))
@@ -305,8 +341,11 @@ def leaves(node: dict[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def test_every_option_is_read(plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from seqmtl import train
+    from seqmtl import stage, train
 
+    real = stage.Selection
+    # A checkpoint takes a plain config only.
+    monkeypatch.setattr(stage, "Selection", lambda *args: real(*args[:4], {}))
     run_dir = plan("model=single_task")
     config = Seen(job.read_config(run_dir))
     monkeypatch.setattr(job, "read_config", lambda _: config)
@@ -316,7 +355,7 @@ def test_every_option_is_read(plan: Any, monkeypatch: pytest.MonkeyPatch) -> Non
         "raw_dir",  # prepare
         "debug",  # cli.py, on Hydra's own config
         "dataset.about",  # only where the data are not prepared (test_table)
-        "dataset.batch_size",  # batch_size takes it by interpolation
+        *("dataset.batch_size", "dataset.rates"),  # batch_size and prepare.simulate.rates take them by interpolation
     }
     groups = ("trainer", "optimizer", "step", "launcher")  # their names are shown by --cfg job and logged
     unread = set(leaves(config)) - config.seen - elsewhere - {f"{g}.name" for g in groups}

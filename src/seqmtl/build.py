@@ -13,7 +13,7 @@ NOT_ARGUMENTS = ("name", "runner", "stages", "selection")
 
 
 def build(node: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-    """Instantiate a node, less the keys that only the config itself reads; a partial is finished with the arguments, if there are any.
+    """Instantiate a node, less the keys that only the config itself reads; a partial is finished with the arguments, if any.
 
     Raises:
         SeqmtlError: the node does not fit its class.

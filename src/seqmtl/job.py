@@ -97,6 +97,7 @@ def _stages(config: dict[str, Any], run_dir: Path, tracker: Tracker | None) -> t
     directory, meta = open_dataset(config)
     schema = chosen_schema(config, meta)
     stages = dict(config["model"]["stages"])
+    stages["main"] = stages.pop("main", {})  # the run's own stage is the last, wherever a YAML put the others
     weights: dict[str, Any] | None = None
     metrics: dict[str, float | None] = {}
     for number, (name, overrides) in enumerate(stages.items(), 1):

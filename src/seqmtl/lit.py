@@ -1,7 +1,7 @@
 """The one LightningModule around any architecture. It knows no model, loss or step by name.
 
-Unusual: optimization is manual and there is no DDP wrapper. A step leaves gradients in `.grad`; here they are summed over the ranks,
-each weighted by its share of the global batch's rows, so that n ranks equal one process.
+Unusual: optimization is manual and there is no DDP wrapper. A step leaves gradients in `.grad`; here they are summed over the
+ranks, each weighted by its share of the global batch's rows, so that n ranks equal one process.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -202,6 +203,8 @@ class Stage:
 
 def lightning_trainer(options: Mapping[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
     """Lightning's Trainer with nothing of its own: no logger, no files, no sampler."""
+    # Lightning 2.6 asks torch 2.13 in an old way; nothing that a user could do about it.
+    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)  # its notes on which accelerators this machine has not
     strategy: Any = options["strategy"]

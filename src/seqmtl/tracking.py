@@ -1,7 +1,7 @@
 """MLflow: one run per job, also when it was resumed.
 
-Unusual: points are kept in memory and sent in batches (a single log_metric takes 2-10 ms on sqlite), and before every checkpoint, so
-that what is lost in a crash is what a resumed run computes again. Points that the run has already are not sent twice.
+Unusual: points are kept in memory and sent in batches (a single log_metric takes 2-10 ms on sqlite), and before every checkpoint,
+so that what is lost in a crash is what a resumed run computes again. Points that the run has already are not sent twice.
 """
 
 from __future__ import annotations

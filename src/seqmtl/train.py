@@ -1,7 +1,7 @@
 """`seqmtl [overrides] [-m]`: compose all jobs first, then run them.
 
-Unusual: Hydra composes and nothing more. Its task function only adds a job to a list; what runs the list is a launcher of ours, each
-job of a sweep in a process of its own. A single job of one process runs in this one.
+Unusual: Hydra composes and nothing more. Its task function only adds a job to a list; what runs the list is a launcher of ours,
+each job of a sweep in a process of its own. A single job of one process runs in this one.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ class Field:
 
 @dataclass(frozen=True)
 class History:
-    """Past ids of one behaviour, oldest first. It reuses the table of `field` unless `own_table`; `sign` -1 is negative feedback."""
+    """Past ids of one behaviour, oldest first, in the table of `field` unless `own_table`; `sign` -1 is negative feedback."""
 
     name: str
     field: str

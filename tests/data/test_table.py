@@ -139,7 +139,7 @@ def test_a_dataset_that_is_not_prepared(tmp_path: Path, compose: Any) -> None:
     with pytest.raises(SeqmtlError) as said:
         open_dataset(config)
     message = str(said.value)
-    for part in ("not prepared", "tianchi.aliyun.com", "seqmtl prepare dataset=aliccp", "seqmtl dataset=aliccp_sim"):
+    for part in ("not prepared", "tianchi.aliyun.com", "seqmtl prepare dataset=aliccp", "seqmtl prepare dataset=aliccp_sim"):
         assert part in message
 
 
