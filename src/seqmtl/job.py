@@ -139,7 +139,7 @@ def _finish(
             np.save(file, logits.numpy().astype(np.float32))
         temporary.replace(run_dir / "test_logits.npy")
         final = {k: v for k, v in metrics.items() if k.startswith(("test/", "params"))}
-        tracker.log(final | {"test_seconds": test_seconds}, stage.lit.global_step)
+        tracker.log(final | {"test_seconds": test_seconds}, step=0)  # MLflow draws bars, not points, of what has step 0 only
         tracker.end("FINISHED")
         write_atomically(run_dir / "metrics.json", json.dumps(metrics, indent=1, sort_keys=True) + "\n")
     return metrics, times

@@ -119,7 +119,9 @@ class Tracker:
     def _log_params(self, run_id: str, config: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
 
-        params = [Param(key, str(value)[:MAX_PARAM]) for key, value in flatten(config).items()]
+        flat = flatten(config)
+        flat.pop("dataset.about", None)  # a paragraph for people
+        params = [Param(key, str(value)[:MAX_PARAM]) for key, value in flat.items()]
         for start in range(0, len(params), 100):
             self.client.log_batch(run_id, params=params[start : start + 100])
 

@@ -1,0 +1,90 @@
+"""Raw files → shards → training → metrics, through the real command line; and models between chance and the truth."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from conftest import CONF
+from seqmtl.data.prepared import chosen_schema, open_dataset
+from test_cli import seqmtl
+
+SMALL = ("dataset=aliccp_sim", "dataset.prepare.simulate.train_rows=5000", "dataset.prepare.simulate.test_rows=2000")
+MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+KUAIRAND = Path(os.environ.get("SEQMTL_KUAIRAND_RAW", Path(__file__).parents[2] / "shared" / "data" / "kuairand"))
+
+
+def test_the_main_job(tmp_path: Path) -> None:
+    assert seqmtl(tmp_path, "prepare", *SMALL).returncode == 0
+    done = seqmtl(tmp_path, *SMALL, "model=aitm", "experiment=aitm", "trainer.max_epochs=1")
+    assert done.returncode == 0, done.stderr
+    for word in ("validation AUC", "test LogLoss", "click", "purchase", "the run lies in"):
+        assert word in done.stdout
+    (path,) = tmp_path.glob("outputs/aliccp_sim/aitm-calibrated-*/seed=1/metrics.json")
+    metrics = json.loads(path.read_text())
+    assert metrics["params"] > 48_162, "experiment=aitm brings the paper's sizes: 48,162 and the embeddings"
+    again = seqmtl(tmp_path, *SMALL, "model=aitm", "experiment=aitm", "trainer.max_epochs=1")
+    assert "finished before, nothing to do" in again.stdout
+    other = seqmtl(tmp_path, "dataset=aliccp_sim", "model=aitm")
+    assert other.returncode == 1
+    assert "made with other options" in other.stderr
+    assert "seqmtl prepare dataset=aliccp_sim" in other.stderr
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("simulated")
+    rows = ("dataset.prepare.simulate.train_rows=60000", "dataset.prepare.simulate.test_rows=20000")
+    done = seqmtl(place, "prepare", "dataset=aliccp_sim", *rows)
+    assert done.returncode == 0, done.stderr
+    return place
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", MODELS)
+def test_a_model_lies_between_chance_and_the_oracle(tmp_path: Path, simulated: Path, compose: Any, model: str) -> None:
+    """Spec 7.3. The oracle's AUC is the best that any model reaches on average; the mean prediction is near the rate."""
+    from seqmtl.stage import Stage
+
+    rows = ("dataset.prepare.simulate.train_rows=60000", "dataset.prepare.simulate.test_rows=20000")
+    config = compose("experiment=demo", f"model={model}", "dataset=aliccp_sim", *rows, "trainer.progress=none")
+    config["data_dir"] = str(simulated / "data")
+    directory, meta = open_dataset(config)
+    stage = Stage(config, tmp_path, directory, meta, chosen_schema(config, meta))
+    stage.fit()
+    metrics, logits = stage.test()
+    truth = pl.read_parquet(directory / "oracle" / "test.parquet")
+    labels = pl.read_parquet(sorted((directory / "test").glob("*.parquet")))
+    for task in ("click", "purchase"):
+        y = labels[task].to_numpy()
+        oracle = roc_auc_score(y, truth[task].to_numpy())
+        error = math.sqrt(oracle * (1 - oracle) / y.sum())  # of an AUC, from above (van Dantzig)
+        auc = metrics[f"test/auc/{task}"]
+        assert auc is not None
+        assert 0.5 + error < auc < oracle + error, (task, auc, oracle)
+        assert metrics[f"test/pcoc/{task}"] == pytest.approx(1, abs=3 / math.sqrt(y.sum()) + 0.1)
+    assert np.isfinite(logits.numpy()).all()
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not KUAIRAND.is_dir(), reason="needs a slice of KuaiRand-Pure (SEQMTL_KUAIRAND_RAW)")
+def test_a_short_training_on_real_logs_learns(tmp_path: Path, compose: Any) -> None:
+    from seqmtl.stage import Stage
+
+    assert seqmtl(tmp_path, "prepare", "dataset=kuairand", f"raw_dir={KUAIRAND}").returncode == 0
+    config = compose("model=mmoe", "dataset=kuairand", "trainer.max_epochs=1", "trainer.progress=none")
+    config["data_dir"] = str(tmp_path / "data")
+    directory, meta = open_dataset(config)
+    stage = Stage(config, tmp_path, directory, meta, chosen_schema(config, meta))
+    stage.fit()
+    metrics, _ = stage.test()
+    assert metrics["test/auc/click"] is not None
+    assert metrics["test/auc/click"] > 0.70, "a logistic regression on the whole slice has about 0.727"
