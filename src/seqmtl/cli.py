@@ -79,7 +79,7 @@ def run(verb: str) -> int:
         return inner
 
     if verb == "prepare":
-        from seqmtl.prepare import verb as prepare
+        import seqmtl.prepare.verb as prepare
 
         compose(verb, guarded(lambda cfg, sweep: prepare.run(cfg)))
     else:

@@ -115,6 +115,7 @@ class Lit(L.LightningModule):
         # In a tuple, so that nn.Module does not take the metrics' states for a part of the model.
         self._metrics: tuple[TaskMetrics, ...] = ()
         self._logits: list[Tensor] = []
+        self._scalars: dict[str, Tensor] = {}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         named = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
@@ -195,24 +196,28 @@ class Lit(L.LightningModule):
     def on_validation_epoch_start(self) -> None:
         self.observer.epoch_trained(self.global_step)
         self._metrics = (TaskMetrics(self.schema, self.rows["valid"]).to(self.device),)
+        self._scalars = {}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._update(batch)
 
     def on_validation_epoch_end(self) -> None:
-        self.val_metrics = {f"val/{name}": value for name, value in self._metrics[0].compute().items()}
+        measured = self._metrics[0].compute() | _row_means(self._scalars, self.rows["valid"])
+        self.val_metrics = {f"val/{name}": value for name, value in measured.items()}
         self._metrics = ()
         self.observer.validated(self.val_metrics, self.global_step, self.current_epoch)
 
     def on_test_epoch_start(self) -> None:
         self._metrics = (TaskMetrics(self.schema, self.rows["test"], given=True).to(self.device),)
         self._logits = []
+        self._scalars = {}
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self._logits.append(self._update(batch).cpu())
 
     def on_test_epoch_end(self) -> None:
-        self.test_metrics = {f"test/{name}": value for name, value in self._metrics[0].compute().items()}
+        measured = self._metrics[0].compute() | _row_means(self._scalars, self.rows["test"])
+        self.test_metrics = {f"test/{name}": value for name, value in measured.items()}
         self._metrics = ()
         self.test_logits = torch.cat(_in_order(self._logits))
         self._logits = []
@@ -221,6 +226,11 @@ class Lit(L.LightningModule):
         output = self.model(batch)
         logits = output.logits.float()
         self._metrics[0].update(logits, batch.y, output.extras.get("conditional"))
+        for name, value in output.extras.items():
+            if (
+                value.ndim == 0 and len(batch) and not name.startswith("loss_")
+            ):  # what a part wants to show, as APEM the share of its selectors
+                self._scalars[name] = self._scalars.get(name, 0.0) + value.double() * len(batch.y)
         return logits
 
 
@@ -235,6 +245,14 @@ def _in_order(mine: list[Tensor]) -> list[Tensor]:
     ranks: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(ranks, mine)
     return [part for batch in zip(*ranks, strict=True) for part in batch]
+
+
+def _row_means(totals: Mapping[str, Tensor], rows: int) -> dict[str, float | None]:
+    """{name: mean over the rows of all ranks}."""
+    for total in totals.values():
+        if _distributed():
+            dist.all_reduce(total)
+    return {name: float(total) / rows for name, total in totals.items()}
 
 
 def _means(sums: Mapping[str, Tensor]) -> dict[str, float]:

@@ -239,7 +239,7 @@ def test_options_compose_and_no_parameter_is_dead(overrides: list[str], compose:
 def test_set_step_of_the_config_reaches_the_floor(compose: Compose) -> None:
     model = make_model(compose, CHAIN, "model=apem", "experiment=demo")
     (bottom,) = [m for m in model.modules() if hasattr(m, "set_step")]
-    bottom.set_step(148)
+    bottom.set_step(297)
     assert bottom.gamma(bottom.step).item() == pytest.approx(1e-3, abs=1e-9)
     bottom.set_step(147)
     assert bottom.gamma(bottom.step).item() > 0.05
