@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from seqmtl.cli import take_verb
+from seqmtl.errors import SeqmtlError
+
 SMALL = ("trainer=debug", "batch_size=50", "trainer.max_batches=4")
 
 
@@ -53,6 +56,56 @@ def test_bad_input_is_told_in_words(tmp_path: Path, dataset: Path, words: tuple[
     assert done.returncode != 0
     assert says in done.stderr, done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "seqmtl.cli", "--help"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "hydra" in imported
+    assert not imported & {"torch", "lightning", "mlflow", "polars", "pyarrow", "pandas"}
+
+
+@pytest.mark.parametrize(
+    ("words", "verb", "left"),
+    [
+        ([], "train", []),
+        (["model=mmoe", "-m", "seed=1,2"], "train", ["-m", "model=mmoe", "seed=1,2"]),
+        (["a=1", "--multirun", "b=2,3", "c=4"], "train", ["--multirun", "a=1", "b=2,3", "c=4"]),
+        (["prepare", "dataset=kuairand"], "prepare", ["dataset=kuairand"]),
+        (["--help"], "train", ["--help"]),
+    ],
+)
+def test_the_verb_is_taken_and_m_may_stand_anywhere(words: list[str], verb: str, left: list[str]) -> None:
+    argv = ["seqmtl", *words]
+    assert take_verb(argv) == verb
+    assert argv == ["seqmtl", *left]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--config-dir", "x", "prepare"], "the verb comes first: seqmtl prepare"),
+        (["prepare", "-m", "dataset=a,b"], "one dataset at a time"),
+        (["fly"], "no verb 'fly'; there are train, prepare"),
+    ],
+)
+def test_a_verb_in_the_wrong_place(words: list[str], says: str) -> None:
+    with pytest.raises(SeqmtlError, match=says):
+        take_verb(["seqmtl", *words])
+
+
+@pytest.mark.parametrize(
+    ("line", "offers"),
+    [
+        ("seqmtl model=ap", "model=apem"),
+        ("seqmtl prepare dataset=kua", "dataset=kuairand"),
+        ("seqmtl prepare overw", "overwrite="),
+    ],
+)
+def test_the_shell_completes(tmp_path: Path, line: str, offers: str) -> None:
+    done = seqmtl(tmp_path, "-sc", "query=bash", COMP_LINE=line, COMP_POINT=str(len(line)), COMP_CWORD="1")
+    assert offers in done.stdout.split()
 
 
 def test_debug_shows_where(tmp_path: Path, dataset: Path) -> None:

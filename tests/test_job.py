@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pkgutil
 import shutil
 import signal
 import subprocess
@@ -140,6 +141,89 @@ def test_a_job_cut_off_three_times_ends_as_an_undisturbed_one(plan: Any, model: 
     assert (cut / "test_logits.npy").read_bytes() == (whole / "test_logits.npy").read_bytes()
 
 
+@pytest.mark.parametrize(
+    "where",
+    [
+        "seqmtl.checkpoint.Selection.on_validation_end",
+        "seqmtl.checkpoint.LastCheckpoint._save",
+        "seqmtl.stage.Stage.test",
+        "seqmtl.tracking.Tracker.end",
+        "seqmtl.runs.Run.write_status",
+    ],
+)
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_a_job_cut_off_anywhere_ends_the_same_with_one_mlflow_run(
+    plan: Any, where: str, after: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = job.run(plan("model=mmoe", name="whole"))
+    cut = plan("model=mmoe", name="cut")
+    module, _, name = where.rpartition(".")
+    real = getattr(pkgutil.resolve_name(module), name)
+    calls = []
+
+    def die(*args: Any, **kwargs: Any) -> Any:
+        calls.append(args)
+        # Run.write_status is also how a run begins: its second call says that it is finished.
+        fatal = len(calls) == 2 or where.endswith((".test", ".end"))
+        if not fatal or after:
+            result = real(*args, **kwargs)
+        if fatal:
+            raise Killed
+        return result
+
+    with monkeypatch.context() as patched:
+        patched.setattr(where, die)
+        patched.setattr(job, "_failed", lambda *_: None)
+        with pytest.raises(Killed):
+            job.run(cut)
+    assert job.run(cut) == expected
+    assert Run(cut).status()["state"] == "finished"
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{cut.parent}/mlflow.db")
+    (run,) = client.search_runs([client.get_experiment_by_name("aliccp_sim").experiment_id])
+    assert run.info.status == "FINISHED"
+    history = client.get_metric_history(run.info.run_id, "val/auc/click")
+    assert len({m.step for m in history}) == len(history) == 3, "no point twice"
+
+
+def test_a_full_disk_is_told_in_words(plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import errno
+
+    run_dir = plan("model=mmoe")
+    real = Path.open
+
+    def full(self: Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+        if self.name.startswith(".last.ckpt"):
+            raise OSError(errno.ENOSPC, "No space left on device", str(self))
+        return real(self, mode, *args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", full)
+        with pytest.raises(SeqmtlError, match=r"could not write .*last\.ckpt.*: no space left on the disk; make room there"):
+            job.run(run_dir)
+    assert not list(run_dir.glob("*.tmp"))
+    assert not list(run_dir.glob(".*.tmp"))
+    assert "no space left" in Run(run_dir).status()["error"]
+
+
+def test_a_finished_run_on_other_data_is_repeated(tmp_path: Path, dataset: Path, plan: Any) -> None:
+    """Also through the command line's own path: the config that is run is the new one."""
+    from seqmtl.plan import Planned
+    from seqmtl.train import _claim
+
+    run_dir = plan("model=mmoe")
+    before = job.run(run_dir)
+    elsewhere = write_dataset(tmp_path / "other" / "aliccp_sim", seed=5)
+    config = job.read_config(run_dir) | {"data_dir": str(elsewhere.parent)}
+    planned = Planned(config, Run(run_dir))
+    assert _claim(planned), "there is something to do"
+    assert job.run(run_dir) != before
+    assert (run_dir / "attempt-1" / "metrics.json").exists()
+    assert job.read_config(run_dir)["data_dir"] == str(elsewhere.parent)
+    assert not _claim(planned)
+
+
 @pytest.mark.slow
 def test_a_process_killed_three_times_ends_as_an_undisturbed_one(plan: Any) -> None:
     options = ("model=aitm", "trainer.max_epochs=6", "trainer.patience=6", "batch_size=2", "trainer.checkpoint_every=20")
@@ -270,11 +354,9 @@ def test_one_class_only_is_null_and_no_crash(tmp_path: Path, plan: Any, dataset:
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
-        (("loss=calibrated", "dataset.tasks=[click]"), "parent"),
-        (("model=aitm", "loss=bce", "dataset.tasks=[click]"), "parent"),
+        (("loss=calibrated", "dataset.tasks=[click]"), r"loss\.terms\.calibrator\.parents"),
+        (("model=aitm", "loss=bce", "dataset.tasks=[click]"), r"model\.trunk\.parents"),
         (("+model.trunk.colour=1",), "cannot build 'shared_bottom'.*colour"),
-        (("trainer.precision=16-mixed",), "trainer.precision must be one of 32-true, bf16-mixed"),
-        (("model.selection=best",), "model.selection must be sum or each"),
         (("optimizer.decay=[{match: nothing_like_it, value: 1}]",), "'nothing_like_it' matches no parameter; they are"),
         (("optimizer.lr=-1",), "cannot build 'adam'.*learning rate"),
     ],
@@ -286,6 +368,28 @@ def test_what_does_not_fit_is_refused_in_words(plan: Any, overrides: tuple[str, 
     assert Run(run_dir).status()["state"] == "failed"
 
 
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("trainer.precision=16-mixed", "trainer.precision must be one of 32-true, bf16-mixed"),
+        ("model.selection=best", "model.selection must be one of sum, each"),
+        ("trainer.accelerator=quantum", "trainer.accelerator must be one of cpu, gpu"),
+        ("trainer.progress=loud", "trainer.progress must be one of"),
+        ("trainer.max_batches=0", "trainer.max_batches must be an integer of at least 1 or null, not 0"),
+        ("trainer.log_every=0", "trainer.log_every must be an integer of at least 1"),
+        ("trainer.checkpoint_every=0", "trainer.checkpoint_every must be an integer of at least 1"),
+        ("trainer.devices=auto", "trainer.devices must be an integer of at least 1, not 'auto'"),
+        ("dataset.tasks=click", r"dataset\.tasks must be a list: dataset\.tasks=\[click\]"),
+        ("dataset.tasks=[]", r"dataset\.tasks is empty"),
+    ],
+)
+def test_a_config_that_cannot_run_is_refused_before_it_starts(plan: Any, override: str, says: str) -> None:
+    from seqmtl.plan import check
+
+    with pytest.raises(SeqmtlError, match=says):
+        check(job.read_config(plan(override)))
+
+
 class Needy(torch.nn.Module):
     """A loss that wants what no head here gives."""
 
@@ -293,10 +397,9 @@ class Needy(torch.nn.Module):
 
 
 def test_a_wrong_pair_is_refused_before_any_data_are_read(plan: Any, dataset: Path) -> None:
-    from seqmtl.train import check
+    from seqmtl.plan import check
 
-    for shard in dataset.glob("*/*.parquet"):
-        shard.unlink()
+    shutil.rmtree(dataset)
     config = job.read_config(plan("model=mmoe"))
     config["loss"] = {"name": "needy", "_target_": f"{__name__}.Needy", "_partial_": True}
     with pytest.raises(SeqmtlError, match=r"loss=needy needs imputed_error, which model=mmoe does not provide .*loss=bce works"):
@@ -341,7 +444,8 @@ def leaves(node: dict[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def test_every_option_is_read(plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from seqmtl import stage, train
+    from seqmtl import stage
+    from seqmtl.plan import check
 
     real = stage.Selection
     # A checkpoint takes a plain config only.
@@ -349,7 +453,7 @@ def test_every_option_is_read(plan: Any, monkeypatch: pytest.MonkeyPatch) -> Non
     run_dir = plan("model=single_task")
     config = Seen(job.read_config(run_dir))
     monkeypatch.setattr(job, "read_config", lambda _: config)
-    train.check(config)
+    check(config)
     job.run(run_dir)
     elsewhere = {
         "raw_dir",  # prepare

@@ -6,8 +6,8 @@ crashes, and forget that training had stopped.
 
 from __future__ import annotations
 
+import io
 import math
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,18 +16,20 @@ import lightning.pytorch as L
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from seqmtl.disk import write_file
 from seqmtl.errors import SeqmtlError
 from seqmtl.lit import Lit
 
 
 def save_atomically(content: Any, path: Path) -> None:
-    """Complete or absent, also when the machine goes down: a temporary name beside the target, fsync, rename."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    """Complete or as it was, also when the machine goes down.
+
+    Raises:
+        SeqmtlError: the disk is full, or refuses.
+    """
+    buffer = io.BytesIO()  # torch.save hides the cause of a failed write
+    torch.save(content, buffer)
+    write_file(path, buffer.getbuffer())
 
 
 def load_weights(path: Path) -> dict[str, Any]:

@@ -26,26 +26,38 @@ def conf_directory() -> Path:
 
 
 def take_verb(argv: list[str]) -> str:
-    """Take the verb out of the command line; train where there is none."""
-    if len(argv) > 1 and argv[1] in VERBS:
-        return argv.pop(1)
-    if len(argv) > 1 and "=" not in argv[1] and not argv[1].startswith(("-", "~", "+")):
-        raise SeqmtlError(f"no verb '{argv[1]}'; there are {', '.join(VERBS)}, and overrides are key=value (seqmtl --help)")
-    _take_verb_from_completion()
-    return "train"
+    """Take the verb out of the command line; train where there is none. `-m` may stand anywhere.
+
+    Raises:
+        SeqmtlError: no such verb, or not in the first place.
+    """
+    if "COMP_LINE" in os.environ:
+        return _take_verb_from_completion()
+    verb = argv.pop(1) if len(argv) > 1 and argv[1] in VERBS else ""
+    first = argv[1] if len(argv) > 1 else "="
+    if not verb and "=" not in first and not first.startswith(("-", "~", "+")):
+        raise SeqmtlError(f"no verb '{first}'; there are {', '.join(VERBS)}, and overrides are key=value (seqmtl --help)")
+    if set(VERBS) & set(argv[2:]):
+        raise SeqmtlError(f"the verb comes first: seqmtl {next(v for v in VERBS if v in argv)} …")
+    for flag in ("-m", "--multirun"):
+        if flag in argv:
+            if verb == "prepare":
+                raise SeqmtlError("prepare makes one dataset at a time; leave out -m")
+            argv.remove(flag)
+            argv.insert(1, flag)  # Hydra takes no overrides on both sides of it
+    return verb or "train"
 
 
-def _take_verb_from_completion() -> None:
+def _take_verb_from_completion() -> str:
     """Hydra completes the typed line that the shell passes on, which still has the verb."""
-    line = os.environ.get("COMP_LINE")
-    if line is None:
-        return
+    line = os.environ["COMP_LINE"]
     words = line.split()
-    if len(words) > 1 and words[1] in VERBS:
-        sys.argv[0] = words[0]
-        shorter = line.replace(f" {words[1]}", "", 1)
-        os.environ["COMP_POINT"] = str(int(os.environ.get("COMP_POINT", len(line))) - (len(line) - len(shorter)))
-        os.environ["COMP_LINE"] = shorter
+    if len(words) < 2 or words[1] not in VERBS:
+        return "train"
+    shorter = line.replace(f" {words[1]}", "", 1)
+    os.environ["COMP_POINT"] = str(int(os.environ.get("COMP_POINT", len(line))) - (len(line) - len(shorter)))
+    os.environ["COMP_LINE"] = shorter
+    return words[1]
 
 
 def compose(verb: str, task: Callable[[DictConfig, bool], Any]) -> None:
@@ -84,8 +96,9 @@ def run(verb: str) -> int:
         compose(verb, guarded(lambda cfg, sweep: prepare.run(cfg)))
     else:
         from seqmtl import train
+        from seqmtl.plan import Plan
 
-        plan = train.Plan()
+        plan = Plan()
         compose(verb, guarded(plan.add))
         if not errors:
             return train.execute(plan)
@@ -114,7 +127,8 @@ def main() -> None:
         sys.exit(1)
     except Exception as e:
         _say(e)
-        print("    debug=true shows where", file=sys.stderr)
+        if os.environ.get("HYDRA_FULL_ERROR") != "1":
+            print("    debug=true shows where", file=sys.stderr)
         sys.exit(1)
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
+import io
 import json
 import logging
+import math
 import os
-import signal
 import sys
 import time
 import traceback
@@ -25,8 +25,10 @@ import yaml
 from seqmtl.build import stage_config
 from seqmtl.data.meta import data_version
 from seqmtl.data.prepared import chosen_schema, open_dataset
+from seqmtl.disk import write_file
 from seqmtl.errors import SeqmtlError
-from seqmtl.runs import Run, config_hash, write_atomically
+from seqmtl.process import die_with_parent
+from seqmtl.runs import Run, config_hash
 
 if TYPE_CHECKING:
     from seqmtl.stage import Stage
@@ -65,6 +67,7 @@ def run(run_dir: Path, sweep: str = "") -> dict[str, float | None]:
             return here.metrics()
         if RANK == 0:
             here.ready(version)
+            (run_dir / "error.txt").unlink(missing_ok=True)
             here.write_status("running", data_version=version)
         tracker = None
         with _job_log(run_dir):
@@ -132,24 +135,27 @@ def _finish(
     times = {"test_seconds": test_seconds}
     if stage.watch.seconds:
         times["epoch_seconds"] = sum(stage.watch.seconds) / len(stage.watch.seconds)
-        times["train_rows_per_second"] = stage.data.meta.rows["train"] / times["epoch_seconds"]
+        times["train_rows_per_second"] = stage.watch.train_rows / times["epoch_seconds"]
+    metrics = {k: v if v is None or math.isfinite(v) else None for k, v in metrics.items()}  # JSON has no infinity
     if tracker is not None:
-        temporary = run_dir / "test_logits.npy.tmp"
-        with temporary.open("wb") as file:
-            np.save(file, logits.numpy().astype(np.float32))
-        temporary.replace(run_dir / "test_logits.npy")
+        buffer = io.BytesIO()
+        np.save(buffer, logits.numpy().astype(np.float32))
+        write_file(run_dir / "test_logits.npy", buffer.getbuffer())
+        text = json.dumps(metrics, indent=1, sort_keys=True, allow_nan=False) + "\n"
+        write_file(run_dir / "metrics.json", text.encode())
         final = {k: v for k, v in metrics.items() if k.startswith(("test/", "params"))}
         tracker.log(final | {"test_seconds": test_seconds}, step=0)  # MLflow draws bars, not points, of what has step 0 only
         tracker.end("FINISHED")
-        write_atomically(run_dir / "metrics.json", json.dumps(metrics, indent=1, sort_keys=True) + "\n")
     return metrics, times
 
 
 def _failed(here: Run, error: BaseException, tracker: Tracker | None, version: str) -> None:
     """Say why, once: the first rank that fails knows the cause, the others only that a peer is gone."""
-    with contextlib.suppress(FileExistsError), (here.path / "error.txt").open("x", encoding="utf-8") as file:
-        file.write("".join(traceback.format_exception(error)))
-        reason = str(error) if isinstance(error, SeqmtlError) else f"{type(error).__name__}: {error}"
+    reason = str(error) if isinstance(error, SeqmtlError) else f"{type(error).__name__}: {error}"
+    # Whatever fails here (a full disk, a server that is gone) must not hide the error that is told.
+    with contextlib.suppress(OSError, SeqmtlError):
+        with (here.path / "error.txt").open("x", encoding="utf-8") as file:
+            file.write("".join(traceback.format_exception(error)))
         here.write_status("failed", data_version=version, error=reason)
     if tracker is not None:
         with contextlib.suppress(SeqmtlError):
@@ -169,12 +175,6 @@ def _job_log(run_dir: Path) -> Iterator[None]:
     finally:
         log.removeHandler(handler)
         handler.close()
-
-
-def die_with_parent() -> None:
-    """Ask the kernel (Linux) to kill this process when its parent dies: torchrun's ranks have a session of their own."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def main() -> int:

@@ -146,7 +146,7 @@ class Lit(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         optimizer = self.optimizers()
         optimizer.zero_grad()
-        terms = self.step(self.model, self.loss, batch) if len(batch) else {}
+        terms = self.step(self.model, self.loss, batch)
         self._sum_gradients()
         optimizer.step()
         for module in self.followers:
@@ -249,10 +249,13 @@ def _in_order(mine: list[Tensor]) -> list[Tensor]:
 
 def _row_means(totals: Mapping[str, Tensor], rows: int) -> dict[str, float | None]:
     """{name: mean over the rows of all ranks}."""
-    for total in totals.values():
-        if _distributed():
-            dist.all_reduce(total)
-    return {name: float(total) / rows for name, total in totals.items()}
+    mine = {name: float(total) for name, total in totals.items()}
+    ranks: list[Any] = [mine]
+    if _distributed():
+        ranks = [None] * dist.get_world_size()
+        dist.all_gather_object(ranks, mine)  # a rank without rows has no names
+    names = dict.fromkeys(name for rank in ranks for name in rank)
+    return {name: sum(rank.get(name, 0.0) for rank in ranks) / rows for name in names}
 
 
 def _means(sums: Mapping[str, Tensor]) -> dict[str, float]:

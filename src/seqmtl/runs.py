@@ -21,12 +21,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from seqmtl.disk import write_file
 from seqmtl.errors import SeqmtlError
 
 # Keys that do not change what a run computes: where it runs, what it shows, and what `prepare` was told (data have a version of
 # their own). A dotted path stands for all below it.
 NOT_HASHED = (
     *("seed", "data_dir", "raw_dir", "output_dir", "debug", "dataset.prepare", "dataset.about", "launcher"),
+    *("dataset.rates", "dataset.batch_size"),  # read through prepare.simulate.rates and batch_size
     *("trainer.name", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.threads"),
     *("trainer.log_every", "trainer.checkpoint_every", "trainer.progress"),
 )
@@ -47,16 +49,6 @@ def run_directory(config: dict[str, Any]) -> Path:
     """Where the run of this resolved config lies."""
     names = [config["dataset"]["name"], f"{config['model']['name']}-{config['loss']['name']}-{config_hash(config)}"]
     return Path(config["output_dir"]).absolute().joinpath(*names, f"seed={config['seed']}")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Complete or as it was."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 @dataclass(frozen=True)
@@ -81,7 +73,7 @@ class Run:
     def write_status(self, state: str, **more: Any) -> None:
         """Replace status.json: running | finished | failed, when, and what else there is to say."""
         content = {"state": state, "time": datetime.now(UTC).isoformat(timespec="seconds"), "pid": os.getpid()} | more
-        write_atomically(self.path / "status.json", json.dumps(content, indent=1) + "\n")
+        write_file(self.path / "status.json", (json.dumps(content, indent=1) + "\n").encode())
 
     def metrics(self) -> dict[str, float | None]:
         """metrics.json, {} where there is none."""
@@ -100,14 +92,15 @@ class Run:
         status = self.status()
         if status.get("state") == "running" and status.get("data_version") == data_version:
             return
-        kept = [p for p in self.path.iterdir() if p.name not in ("config.yaml", ".lock") and not p.name.startswith("attempt-")]
-        if not status or not kept:
+        stay = ("config.yaml", ".lock", "console.log")
+        files = [p for p in self.path.iterdir() if p.name not in stay and not p.name.startswith("attempt-")]
+        if not files:
             return
-        number = 1 + sum(1 for _ in self.path.glob("attempt-*"))
-        attempt = self.path / f"attempt-{number}"
+        attempts = [int(p.name.removeprefix("attempt-")) for p in self.path.glob("attempt-*")]
+        attempt = self.path / f"attempt-{max(attempts, default=0) + 1}"
         attempt.mkdir()
-        for path in kept:
-            # The MLflow run is found again by its tags; the new attempt gets a run of its own.
+        # The status goes last: were this process killed in between, what is left must not look like a run to go on with.
+        for path in sorted(files, key=lambda p: p.name == "status.json"):
             path.rename(attempt / path.name)
 
     @contextlib.contextmanager

@@ -19,7 +19,6 @@ from seqmtl.build import build
 from seqmtl.checkpoint import AtomicCheckpointIO, LastCheckpoint, Selection, load_weights
 from seqmtl.data.meta import Meta
 from seqmtl.datamodule import EVAL_ROWS, DataModule
-from seqmtl.errors import SeqmtlError
 from seqmtl.lit import INIT, Lit, derive_seed
 from seqmtl.metrics import TaskMetrics
 from seqmtl.progress import Progress
@@ -27,8 +26,6 @@ from seqmtl.tracking import Tracker
 from seqmtl.types import Schema
 
 log = logging.getLogger("seqmtl")
-
-PRECISIONS = ("32-true", "bf16-mixed")
 
 
 class Ranks(DDPStrategy):
@@ -106,15 +103,15 @@ class Stage:
         prefix: str = "",
     ) -> None:
         trainer, seed = config["trainer"], config["seed"]
-        if trainer["precision"] not in PRECISIONS:
-            raise SeqmtlError(f"trainer.precision must be one of {', '.join(PRECISIONS)}, not {trainer['precision']}")
         if trainer["threads"]:
             torch.set_num_threads(trainer["threads"])
         self.config, self.folder, self.schema, self.world_size = config, folder, schema, world_size
         self.data = DataModule(directory, meta, schema, config["batch_size"], seed, rank, world_size)
         style = trainer["progress"] if rank == 0 else "none"
-        progress = Progress(style, meta.rows["train"], trainer["max_epochs"], prefix)
-        self.watch = Watch(tracker, progress, prefix, meta.rows["train"])
+        rows = meta.rows["train"]
+        if trainer["max_batches"] is not None:
+            rows = min(rows, trainer["max_batches"] * config["batch_size"])
+        self.watch = Watch(tracker, Progress(style, rows, trainer["max_epochs"], prefix), prefix, rows)
         torch.manual_seed(derive_seed(seed, INIT))
         optimizer = dict(config["optimizer"])
         decay = optimizer.pop("decay")
@@ -132,11 +129,9 @@ class Stage:
             observer=self.watch,
         )
         each = config["model"]["selection"] == "each"
-        if config["model"]["selection"] not in ("sum", "each"):
-            raise SeqmtlError(f"model.selection must be sum or each, not {config['model']['selection']}")
         self.selection = Selection(folder, schema.task_names, each, trainer["patience"], config)
         last = LastCheckpoint(folder / "last.ckpt", trainer["checkpoint_every"], self.watch.flush)
-        self.trainer = lightning_trainer(trainer, [self.selection, last])
+        self.trainer = lightning_trainer(trainer, [self.selection, last], world_size)
 
     @property
     def parameters(self) -> int:
@@ -177,9 +172,9 @@ class Stage:
                 t = self.schema.task_names.index(key)
                 logits[:, t] = seen[epoch][1][:, t]
         assert logits is not None
-        if len(seen) == 1:
-            return next(iter(seen.values()))
-        return self._measure(logits, stream.table.y), logits
+        if self.selection.each:
+            return self._measure(logits, stream.table.y), logits
+        return next(iter(seen.values()))
 
     def _measure(self, logits: Tensor, y: Tensor) -> dict[str, float | None]:
         """Test metrics of columns that come from different epochs; auc_given is scored by log p_task - log p_parent."""
@@ -201,19 +196,18 @@ class Stage:
         }
 
 
-def lightning_trainer(options: Mapping[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
+def lightning_trainer(options: Mapping[str, Any], callbacks: list[L.Callback], world_size: int) -> L.Trainer:
     """Lightning's Trainer with nothing of its own: no logger, no files, no sampler."""
     # Lightning 2.6 asks torch 2.13 in an old way; nothing that a user could do about it.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)  # its notes on which accelerators this machine has not
     strategy: Any = options["strategy"]
-    if strategy == "ddp":
+    if world_size > 1 or strategy == "ddp":
         strategy = Ranks(process_group_backend="gloo" if options["accelerator"] == "cpu" else "nccl")
     return L.Trainer(
         accelerator=options["accelerator"],
         devices=options["devices"],
-        num_nodes=options["num_nodes"],
         strategy=strategy,
         precision=options["precision"],
         max_epochs=options["max_epochs"],

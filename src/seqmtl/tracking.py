@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -39,14 +40,18 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def git_commit() -> str:
-    """The commit of the checkout that the code runs from, or the package's version where it is none."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    """The commit of the checkout that the code runs from (-dirty where it was changed), or the package's version."""
+    root = Path(__file__).parents[2]
+    command = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        # An installed package may lie inside a repository of somebody else's.
+        if (root / ".git").exists():
+            return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
-        from seqmtl import __version__
+        pass
+    from seqmtl import __version__
 
-        return f"v{__version__}"
+    return f"v{__version__}"
 
 
 @contextlib.contextmanager
@@ -56,6 +61,20 @@ def _one_at_a_time(output_dir: Path) -> Iterator[None]:
     with (output_dir / ".mlflow.lock").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _create_database(output_dir: Path) -> None:
+    """Make the default database under a temporary name: MLflow takes seconds, and one killed halfway would never open again."""
+    path = output_dir.absolute() / "mlflow.db"
+    if path.exists():
+        return
+    from mlflow import MlflowClient
+
+    for left in output_dir.glob(".mlflow.db.*"):
+        left.unlink()
+    temporary = path.with_name(f".mlflow.db.{os.getpid()}")
+    MlflowClient(f"sqlite:///{temporary}").search_experiments()
+    temporary.replace(path)
 
 
 class Tracker:
@@ -82,6 +101,8 @@ class Tracker:
             from mlflow import MlflowClient
 
             with _one_at_a_time(output_dir):
+                if not os.environ.get("MLFLOW_TRACKING_URI"):
+                    _create_database(output_dir)
                 self.client = MlflowClient(self.uri)
                 experiment = self._experiment(tags["dataset"], output_dir)
                 self.run_id, resumed = self._run(experiment, run_dir, config, tags)
@@ -99,17 +120,25 @@ class Tracker:
                     f" (mlflow experiments restore --experiment-id {found.experiment_id}) or take another output_dir"
                 )
             return str(found.experiment_id)
-        place = None if "MLFLOW_TRACKING_URI" in os.environ else (output_dir.absolute() / "mlartifacts" / name).as_uri()
+        place = None if os.environ.get("MLFLOW_TRACKING_URI") else (output_dir.absolute() / "mlartifacts" / name).as_uri()
         return str(self.client.create_experiment(name, artifact_location=place))
 
     def _run(self, experiment: str, run_dir: Path, config: Mapping[str, Any], tags: Mapping[str, str]) -> tuple[str, bool]:
-        """Find the run that this job began, or begin one. A run that ended belongs to an earlier attempt."""
-        query = f"tags.config_hash = '{tags['config_hash']}' and tags.seed = '{tags['seed']}'"
-        for run in self.client.search_runs([experiment], query + " and attributes.status = 'RUNNING'"):
-            if (run_dir / "last.ckpt").exists() or run.data.metrics == {}:
-                (run_dir / "mlflow_run_id").write_text(run.info.run_id)
-                return run.info.run_id, True
-            self.client.set_terminated(run.info.run_id, "KILLED")
+        """Find the run that this job began, or begin one.
+
+        The caller holds the run directory, so a run of this directory that still seems to run is ours or a dead process's.
+        """
+        tags = {**tags, "run_dir": f"{socket.gethostname()}:{run_dir.absolute()}"}
+        same = " and ".join(f"tags.{key} = '{tags[key]}'" for key in ("config_hash", "seed", "run_dir"))
+        found = self.client.search_runs([experiment], same, order_by=["attributes.start_time DESC"])
+        if found and (run_dir / "last.ckpt").exists():
+            # Cut off and going on, be it after its run was ended and before the job was.
+            self.client.update_run(found[0].info.run_id, status="RUNNING")
+            (run_dir / "mlflow_run_id").write_text(found[0].info.run_id)
+            return found[0].info.run_id, True
+        for run in found:
+            if run.info.status == "RUNNING":
+                self.client.set_terminated(run.info.run_id, "KILLED")
         name = f"{tags['model']}/{tags['loss']}/seed={tags['seed']}"
         run = self.client.create_run(experiment, run_name=name, tags=dict(tags))
         self._log_params(run.info.run_id, config)
@@ -162,7 +191,18 @@ class Tracker:
         except SeqmtlError:
             raise
         except Exception as e:  # MLflow, SQLAlchemy, sqlite3 and requests each have kinds of their own
+            if _interrupted(e):
+                raise KeyboardInterrupt from e
             raise SeqmtlError(_in_words(e, self.uri)) from e
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is what broke the call: SQLAlchemy reports a transaction that it could not roll back instead."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _in_words(error: Exception, uri: str) -> str:

@@ -11,91 +11,24 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 
+from seqmtl.build import build
 from seqmtl.data.meta import data_version
-from seqmtl.data.prepared import chosen_schema, open_dataset
+from seqmtl.data.prepared import open_dataset
+from seqmtl.disk import write_file
 from seqmtl.errors import SeqmtlError
-from seqmtl.runs import Run, config_hash, run_directory, write_atomically
+from seqmtl.plan import Plan, Planned
+from seqmtl.runs import Run, config_hash
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
     from seqmtl.launch.local import Job
 
 log = logging.getLogger("seqmtl")
-
-
-@dataclass
-class Planned:
-    """A job of the list: its config, and its run directory or the reason why it cannot run."""
-
-    config: dict[str, Any]
-    run: Run | None = None
-    error: str = ""
-    seconds: float = 0.0
-
-    @property
-    def label(self) -> str:
-        return f"{self.config['model']['name']}/{self.config['loss']['name']}/seed={self.config['seed']}"
-
-
-@dataclass
-class Plan:
-    """What Hydra composed."""
-
-    jobs: list[Planned] = field(default_factory=list)
-    sweep: bool = False
-    debug: bool = False
-
-    def add(self, cfg: DictConfig, sweep: bool) -> None:
-        """Check one composed config and add it; in a sweep a bad one is kept with its reason, else raised.
-
-        Raises:
-            SeqmtlError: bad input, in words.
-        """
-        from omegaconf import OmegaConf
-        from omegaconf.errors import OmegaConfBaseException
-
-        self.sweep, self.debug = sweep, bool(cfg.debug)
-        try:
-            config = OmegaConf.to_container(cfg, resolve=True)
-        except OmegaConfBaseException as e:
-            raise SeqmtlError(f"the config cannot be resolved: {e}") from e
-        assert isinstance(config, dict)
-        planned = Planned(config)  # type: ignore[arg-type]
-        self.jobs.append(planned)
-        try:
-            check(planned.config)
-            planned.run = Run(run_directory(planned.config))
-        except SeqmtlError as e:
-            planned.error = str(e)
-            if not sweep:
-                raise
-
-
-def check(config: Mapping[str, Any]) -> None:
-    """Refuse, before anything heavy is imported, what cannot run.
-
-    Raises:
-        SeqmtlError: says what to do.
-    """
-    for key, least in (("seed", 0), ("batch_size", 1), ("trainer.max_epochs", 1), ("trainer.patience", 1)):
-        value: Any = config
-        for part in key.split("."):
-            value = value[part]
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise SeqmtlError(f"{key} must be an integer of at least {least}, not {value!r}")
-    _, meta = open_dataset(config)
-    chosen_schema(config, meta)
-    from seqmtl.build import check_pair
-
-    check_pair(config)
 
 
 def execute(plan: Plan) -> int:
@@ -110,25 +43,34 @@ def execute(plan: Plan) -> int:
     return _single(planned)
 
 
-def _write_config(planned: Planned) -> Run:
+def _claim(planned: Planned) -> bool:
+    """Make the run directory ready for this config; False where the run is finished on these data.
+
+    Raises:
+        SeqmtlError: another process is running it.
+    """
     run = planned.run
     assert run is not None
-    run.path.mkdir(parents=True, exist_ok=True)
-    text = yaml.safe_dump(planned.config, sort_keys=False, allow_unicode=True)
-    if not (run.path / "config.yaml").exists() or run.status().get("state") != "finished":
-        write_atomically(run.path / "config.yaml", text)
-    return run
+    directory, meta = open_dataset(planned.config)
+    version = data_version(directory, meta)
+    with run.lock():
+        if run.finished(version):
+            return False
+        run.ready(version)
+        text = yaml.safe_dump(planned.config, sort_keys=False, allow_unicode=True)
+        write_file(run.path / "config.yaml", text.encode())
+    return True
 
 
 def _single(planned: Planned) -> int:
     from seqmtl.report import console, run_table, seconds
 
-    run = _write_config(planned)
-    directory, meta = open_dataset(planned.config)
-    done = run.finished(data_version(directory, meta))
+    run = planned.run
+    assert run is not None
+    todo = _claim(planned)
     started = time.monotonic()
     out = console()
-    if done:
+    if not todo:
         metrics = run.metrics()
     elif planned.config["trainer"]["devices"] != 1:
         metrics = _ranks(planned, run)
@@ -139,11 +81,13 @@ def _single(planned: Planned) -> int:
         log.addHandler(handler)
         try:
             metrics = job.run(run.path)
+        except SystemExit:  # what Lightning makes of Ctrl-C
+            raise KeyboardInterrupt from None
         finally:
             log.removeHandler(handler)
     tasks = planned.config["dataset"]["tasks"]
     out.print(run_table(f"{planned.label} on {planned.config['dataset']['name']}", tasks, metrics))
-    took = "finished before, nothing to do" if done else f"{seconds(time.monotonic() - started)}"
+    took = seconds(time.monotonic() - started) if todo else "finished before, nothing to do"
     print(f"{took}; the run lies in {run.path}")
     return 0
 
@@ -157,7 +101,6 @@ def _ranks(planned: Planned, run: Run) -> dict[str, float | None]:
 
 
 def _launch(first: Planned, jobs: list[Planned], sweep: str) -> None:
-    from seqmtl.build import build
     from seqmtl.launch.local import Job
 
     by_path = {p.run.path: p for p in jobs if p.run is not None}
@@ -243,17 +186,16 @@ def _sweep(plan: Plan) -> int:
     """Skip what is finished, run the rest, sum up."""
     sweep = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
     todo: dict[Path, Planned] = {}
-    skipped = 0
     for planned in plan.jobs:
-        if planned.run is None:
-            continue
-        directory, meta = open_dataset(planned.config)
-        if planned.run.finished(data_version(directory, meta)):
-            skipped += 1
-        else:
-            _write_config(planned)
-            todo[planned.run.path] = planned
-    print(f"{len(plan.jobs)} jobs: {skipped} finished before, {len(todo)} to run", flush=True)
+        if planned.run is not None:
+            try:
+                if _claim(planned):
+                    todo[planned.run.path] = planned
+            except SeqmtlError as e:
+                planned.error = str(e)
+    refused = sum(bool(p.error) for p in plan.jobs)
+    skipped = len(plan.jobs) - len(todo) - refused
+    print(f"{len(plan.jobs)} jobs: {skipped} finished before, {len(todo)} to run, {refused} refused", flush=True)
     if todo:
         _launch(plan.jobs[0], list(todo.values()), sweep)
     return _summary(plan)
@@ -265,9 +207,10 @@ def _summary(plan: Plan) -> int:
 
     out = console()
     failed = [p for p in plan.jobs if p.error or p.run is None or not p.run.metrics()]
+    bad = {id(p) for p in failed}
     tables: dict[tuple[str, tuple[str, ...]], list[Planned]] = defaultdict(list)
     for planned in plan.jobs:
-        if planned not in failed:
+        if id(planned) not in bad:
             tables[planned.config["dataset"]["name"], tuple(planned.config["dataset"]["tasks"])].append(planned)
     for (dataset, tasks), jobs in tables.items():
         groups = _by_seed(jobs)

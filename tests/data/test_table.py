@@ -104,6 +104,12 @@ def test_a_split_without_rows(tmp_path: Path) -> None:
         ('{"version": 9}', "has version 9, this seqmtl reads version 1"),
         ('{"version": 1, "fields": {"a": 3}}', "is damaged"),
         ('{"version": 1, "fields": {"a": 0}, "parents": {"c": null}, "rows": {"train": 1, "valid": 1, "test": 1}}', "damaged"),
+        ('{"version": 1, "fields": {"a": 2}, "parents": ["c"], "rows": {"train": 1, "valid": 1, "test": 1}}', "must be objects"),
+        ('{"version": 1, "fields": {"a": 2}, "parents": {"c": "d"}, "rows": {"train": 1, "valid": 1, "test": 1}}', "parent 'd'"),
+        (
+            '{"version": 1, "fields": {"a": 2}, "parents": {"c": null}, "rows": {"train": -1, "valid": 1, "test": 1}}',
+            "rows of each",
+        ),
     ],
 )
 def test_a_bad_meta_json(dataset: Path, text: str, says: str) -> None:

@@ -278,7 +278,7 @@ def test_the_configurations_compose() -> None:
         for name in ("aliccp", "aliccp_sim", "aliccp_demo", "kuairand"):
             cfg = compose("prepare", overrides=[f"dataset={name}"])
             assert cfg.dataset.name == name
-            assert set(cfg.dataset) - {"rates"} == {"name", "about", "fields", "tasks", "prepare"}
+            assert set(cfg.dataset) - {"rates"} == {"name", "about", "fields", "tasks", "batch_size", "prepare"}
             assert f"seqmtl prepare dataset={name}" in cfg.dataset.about
             prepare: Any = OmegaConf.to_container(cfg.dataset.prepare, resolve=True)
             simulate = prepare.pop("simulate", None)

@@ -66,6 +66,18 @@ class Meta:
         return json.dumps(asdict(self), indent=1) + "\n"
 
 
+def prepare_command(directory: Path) -> str:
+    """The command that makes the dataset in `directory`."""
+    data_dir = directory.absolute().parent
+    place = "" if data_dir == Path("data").absolute() else f" data_dir={data_dir}"
+    return f"seqmtl prepare dataset={directory.name}{place}"
+
+
+def prepare_again(directory: Path) -> str:
+    """What to do about a damaged dataset."""
+    return f"prepare the dataset again ({prepare_command(directory)} overwrite=true)"
+
+
 def read_meta(directory: Path) -> Meta:
     """Read and check `directory`/meta.json.
 
@@ -75,7 +87,7 @@ def read_meta(directory: Path) -> Meta:
     """
     path = directory / "meta.json"
     text = path.read_text(encoding="utf-8", errors="replace")
-    again = f"prepare the dataset again (seqmtl prepare dataset={directory.name} overwrite=true)"
+    again = prepare_again(directory)
     try:
         raw = json.loads(text)
         version = raw["version"]
@@ -86,11 +98,14 @@ def read_meta(directory: Path) -> Meta:
     known = Meta.__dataclass_fields__
     try:
         meta = Meta(**{k: v for k, v in raw.items() if k in known})
+        if not all(isinstance(getattr(meta, key), dict) for key in ("fields", "parents", "rows", "shards")):
+            raise TypeError("fields, parents, rows and shards must be objects")
         checks = [isinstance(n, int) and n > 0 for n in meta.fields.values()]
-        checks += [isinstance(meta.rows[split], int) for split in SPLITS]
+        checks += [isinstance(meta.rows[split], int) and meta.rows[split] >= 0 for split in SPLITS]
         if not (all(checks) and meta.fields and meta.parents):
-            raise TypeError("sizes of fields must be positive integers, and there must be a field and a task")
-    except (TypeError, KeyError, AttributeError) as e:
+            raise TypeError("there must be a field and a task, sizes of fields above 0, and rows of each split")
+        meta.schema()  # refuses a parent that is unknown
+    except (TypeError, KeyError, AttributeError, SeqmtlError) as e:
         raise SeqmtlError(f"{path} is damaged: {e}; {again}") from None
     outcomes = sorted((OUTCOMES | set(meta.parents)) & set(meta.fields))
     if outcomes:
@@ -98,7 +113,6 @@ def read_meta(directory: Path) -> Meta:
             f"{path}: {', '.join(outcomes)} happens after the impression or is a label, so it must not be a field;"
             " take it out of `fields`"
         )
-    meta.schema()  # refuses a parent that is unknown
     return meta
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from seqmtl.data.meta import Meta, read_meta
+from seqmtl.data.meta import Meta, prepare_command, read_meta
 from seqmtl.errors import SeqmtlError
 from seqmtl.types import Schema
 
@@ -20,13 +20,13 @@ def open_dataset(config: Mapping[str, Any]) -> tuple[Path, Meta]:
     """
     dataset = config["dataset"]
     directory = Path(config["data_dir"]).absolute() / dataset["name"]
-    place = "" if config["data_dir"] == "data" else f" data_dir={config['data_dir']}"
-    command = f"seqmtl prepare dataset={dataset['name']}{place}"
+    command = prepare_command(directory)
     try:
         meta = read_meta(directory)
     except FileNotFoundError:
         raise SeqmtlError(
-            f"dataset '{dataset['name']}' is not prepared: {directory}/meta.json does not exist.\n{dataset['about'].strip()}"
+            f"dataset '{dataset['name']}' is not prepared: {directory}/meta.json does not exist.\n"
+            f"{dataset['about'].strip()}\nThe command for this place: {command}"
         ) from None
     wanted = dataset["prepare"]
     if meta.options is not None and meta.options != wanted:
@@ -47,6 +47,10 @@ def chosen_schema(config: Mapping[str, Any], meta: Meta) -> Schema:
         SeqmtlError: the data have no such field or task.
     """
     wanted = config["dataset"]["fields"]
+    for key in ("tasks", "fields"):
+        if isinstance(config["dataset"][key], str):
+            value = config["dataset"][key]
+            raise SeqmtlError(f"dataset.{key} must be a list: dataset.{key}=[{value}]")
     schema = meta.schema().keep(config["dataset"]["tasks"])
     if wanted is None:
         return schema

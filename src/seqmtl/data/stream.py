@@ -22,7 +22,8 @@ class Stream:
         table: the rows.
         batch_size: rows of a global batch; the last one of an epoch may be short.
         seed: shuffles the rows anew each epoch; None keeps their order.
-        rank, world_size: a rank takes its contiguous slice of each global batch, and may get none of a short one.
+        rank, world_size: a rank takes its contiguous slice of each global batch, and where a short one has none for it, a row of
+            weight 0 to train on.
     """
 
     def __init__(self, table: Table, batch_size: int, seed: int | None = None, rank: int = 0, world_size: int = 1) -> None:
@@ -57,9 +58,11 @@ class Stream:
         while self.position < len(self):
             rows = order[self.position * self.batch_size :][: self.batch_size]
             lo, hi = (len(rows) * r // self.world_size for r in (self.rank, self.rank + 1))
-            mine = rows[lo:hi]
+            share = (hi - lo) / len(rows)
+            # A rank that gets no row of a short batch trains on one with weight 0, so that all ranks go the same way.
+            mine = rows[lo:hi] if share or self.seed is None else rows[:1]
             self.position += 1  # before the batch is handed out: a checkpoint after it must not repeat it
-            yield Batch(self.table.fields[mine], self.table.y[mine].float(), share=len(mine) / len(rows))
+            yield Batch(self.table.fields[mine], self.table.y[mine].float(), share=share)
 
     def _order(self) -> torch.Tensor:
         if self.seed is None:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from seqmtl.data.meta import Meta
+from seqmtl.data.meta import Meta, prepare_again
 from seqmtl.errors import SeqmtlError
 from seqmtl.types import Schema
 
@@ -52,14 +52,10 @@ def load_table(directory: Path, meta: Meta, schema: Schema, split: str) -> Table
             y[start:stop, t] = _column(table, task, 2, "labels", path)
         start = stop
     if start != rows or stop > rows:
-        raise SeqmtlError(f"{directory / split} does not hold the {rows:,} rows that meta.json names; {_again(directory)}")
+        raise SeqmtlError(f"{directory / split} does not hold the {rows:,} rows that meta.json names; {prepare_again(directory)}")
     if not rows:
-        raise SeqmtlError(f"{directory / split} has no rows; {_again(directory)}")
+        raise SeqmtlError(f"{directory / split} has no rows; {prepare_again(directory)}")
     return Table(torch.from_numpy(fields), torch.from_numpy(y))
-
-
-def _again(directory: Path) -> str:
-    return f"prepare the dataset again (seqmtl prepare dataset={directory.name} overwrite=true)"
 
 
 def _shards(directory: Path, meta: Meta, split: str) -> list[Path]:
@@ -68,7 +64,7 @@ def _shards(directory: Path, meta: Meta, split: str) -> list[Path]:
     missing = [path for path in shards if not path.is_file()]
     if missing or not shards:
         what = missing[0] if missing else directory / split / "*.parquet"
-        raise SeqmtlError(f"the shard {what} is missing; {_again(directory)}")
+        raise SeqmtlError(f"the shard {what} is missing; {prepare_again(directory)}")
     return shards
 
 
@@ -77,11 +73,11 @@ def _read(path: Path, columns: list[str]) -> pa.Table:
         file = pq.ParquetFile(path)
         lacking = [name for name in columns if name not in file.schema_arrow.names]
         if lacking:
-            raise SeqmtlError(f"{path} has no column {', '.join(lacking)}; {_again(path.parents[1])}")
+            raise SeqmtlError(f"{path} has no column {', '.join(lacking)}; {prepare_again(path.parents[1])}")
         return file.read(columns=columns)
     except (pa.ArrowException, OSError) as e:
         reason = str(e).splitlines()[0]
-        raise SeqmtlError(f"{path} is damaged or truncated ({reason}); {_again(path.parents[1])}") from None
+        raise SeqmtlError(f"{path} is damaged or truncated ({reason}); {prepare_again(path.parents[1])}") from None
 
 
 def _column(table: pa.Table, name: str, size: int, what: str, path: Path) -> np.ndarray:
@@ -90,13 +86,13 @@ def _column(table: pa.Table, name: str, size: int, what: str, path: Path) -> np.
     if column.null_count or not pa.types.is_integer(column.type):
         raise SeqmtlError(
             f"{path}: column '{name}' must hold integers and no nulls, but is {column.type} with {column.null_count} nulls;"
-            f" {_again(path.parents[1])}"
+            f" {prepare_again(path.parents[1])}"
         )
     values = column.to_numpy()
     if len(values) and (values.min() < 0 or values.max() >= size):
         row = int(np.argmax((values < 0) | (values >= size)))
         raise SeqmtlError(
             f"{path}: row {row} has {values[row]} in column '{name}', whose {what} run from 0 to {size - 1};"
-            f" {_again(path.parents[1])}"
+            f" {prepare_again(path.parents[1])}"
         )
     return values

@@ -32,7 +32,7 @@ def command(job: Job, sweep: str) -> list[str]:
     module = ["-m", "seqmtl.job", str(job.run_dir), "--sweep", sweep]
     if job.ranks == 1:
         return [sys.executable, *module]
-    return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={job.ranks}", *module]
+    return [sys.executable, "-m", "seqmtl.launch.ranks", "--standalone", f"--nproc_per_node={job.ranks}", *module]
 
 
 def run(jobs: Sequence[Job], sweep: str, waiting: Callable[[Job], None], ended: Callable[[Job, int], None]) -> None:

@@ -1,4 +1,4 @@
-"""Directories that are there whole or not at all, and disk errors in words.
+"""Directories that are there whole or not at all.
 
 Unusual: a kill at any moment leaves at most `.<name>.partial` (thrown away by the next run) and `.<name>.old` (brought back by
 the next run if nothing took its place). The lock file is removed by its holder, hence the look at its inode.
@@ -6,7 +6,6 @@ the next run if nothing took its place). The lock file is removed by its holder,
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import shutil
@@ -14,54 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from seqmtl.errors import SeqmtlError
-
-_TO_DO = {
-    errno.ENOSPC: ("no space left on the disk", "make room there or choose another data_dir"),
-    errno.EDQUOT: ("the disk quota is used up", "make room there or choose another data_dir"),
-    errno.EFBIG: (
-        "the file would be larger than is allowed here",
-        "raise the limit (ulimit -f) or choose another data_dir",
-    ),
-    errno.EACCES: ("permission denied", "make it writable or choose another data_dir"),
-    errno.EPERM: ("permission denied", "make it writable or choose another data_dir"),
-    errno.EROFS: ("the disk is read-only", "choose another data_dir"),
-    errno.ENOTDIR: ("a part of the path is a file, not a directory", "choose another data_dir"),
-    errno.EEXIST: ("a file stands where a directory should be", "move it away or choose another data_dir"),
-}
-
-
-@contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turns an OSError of writing to `path` into words: where, why, what to do."""
-    try:
-        yield
-    except OSError as e:
-        cause, to_do = _TO_DO.get(e.errno or 0, (e.strerror or str(e), "look at the disk or choose another data_dir"))
-        where = e.filename if isinstance(e.filename, str) else str(path)
-        raise SeqmtlError(f"could not write {where}: {cause}; {to_do}. Nothing half-written was kept.") from e
-
-
-def write_file(path: Path, data: bytes | memoryview) -> None:
-    """Writes a file under a temporary name, brings it to the disk, and renames it."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
-        temporary.replace(path)
-        sync_directory(path.parent)
-
-
-def sync_directory(directory: Path) -> None:
-    """Brings renames inside `directory` to the disk."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+from seqmtl.disk import disk_errors, sync_directory
 
 
 @contextmanager

@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from seqmtl.disk import disk_errors, write_file
 from seqmtl.errors import SeqmtlError
-from seqmtl.prepare.atomic import disk_errors, locked, recover, replacing, write_file
+from seqmtl.prepare.atomic import locked, recover, replacing
 from seqmtl.prepare.raw import Report
 
 STAMP = "simulation.json"

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqmtl.data.meta import OUTCOMES, SPLITS, Meta
+from seqmtl.disk import write_file
 from seqmtl.errors import SeqmtlError
-from seqmtl.prepare.atomic import write_file
 
 ROW_GROUP = 131_072
 Columns = Mapping[str, NDArray[Any]]

@@ -1,0 +1,101 @@
+"""The list of jobs that a command line asks for, each checked before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from seqmtl.build import check_pair
+from seqmtl.data.prepared import chosen_schema, open_dataset
+from seqmtl.errors import SeqmtlError
+from seqmtl.runs import Run, run_directory
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+@dataclass
+class Planned:
+    """A job of the list: its config, and its run directory or the reason why it cannot run."""
+
+    config: dict[str, Any]
+    run: Run | None = None
+    error: str = ""
+    seconds: float = 0.0
+
+    @property
+    def label(self) -> str:
+        return f"{self.config['model']['name']}/{self.config['loss']['name']}/seed={self.config['seed']}"
+
+
+@dataclass
+class Plan:
+    """What Hydra composed."""
+
+    jobs: list[Planned] = field(default_factory=list)
+    sweep: bool = False
+    debug: bool = False
+
+    def add(self, cfg: DictConfig, sweep: bool) -> None:
+        """Check one composed config and add it; in a sweep a bad one is kept with its reason, else raised.
+
+        Raises:
+            SeqmtlError: bad input, in words.
+        """
+        from omegaconf import OmegaConf
+        from omegaconf.errors import OmegaConfBaseException
+
+        self.sweep, self.debug = sweep, bool(cfg.debug)
+        try:
+            config = OmegaConf.to_container(cfg, resolve=True)
+        except OmegaConfBaseException as e:
+            raise SeqmtlError(f"the config cannot be resolved: {e}") from e
+        assert isinstance(config, dict)
+        planned = Planned(config)  # type: ignore[arg-type]
+        self.jobs.append(planned)
+        try:
+            check(planned.config)
+            planned.run = Run(run_directory(planned.config))
+        except SeqmtlError as e:
+            planned.error = str(e)
+            if not sweep:
+                raise
+
+
+WHOLE_NUMBERS = {"seed": 0, "batch_size": 1, "trainer.max_epochs": 1, "trainer.patience": 1, "trainer.devices": 1}
+WHOLE_NUMBERS |= {"trainer.log_every": 1, "trainer.checkpoint_every": 1}
+OR_NULL = {"trainer.max_batches": 1, "trainer.threads": 1}
+CHOICES = {
+    "trainer.accelerator": ("cpu", "gpu"),
+    "trainer.strategy": ("auto", "ddp"),
+    "trainer.precision": ("32-true", "bf16-mixed"),
+    "trainer.progress": ("auto", "bar", "lines", "none"),
+    "model.selection": ("sum", "each"),
+}
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Refuse, before any data are read, what cannot run.
+
+    Raises:
+        SeqmtlError: says what to do.
+    """
+    for key, least in (WHOLE_NUMBERS | OR_NULL).items():
+        value = _at(config, key)
+        if value is None and key in OR_NULL:
+            continue
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise SeqmtlError(f"{key} must be an integer of at least {least}{' or null' * (key in OR_NULL)}, not {value!r}")
+    for key, choices in CHOICES.items():
+        if _at(config, key) not in choices:
+            raise SeqmtlError(f"{key} must be one of {', '.join(choices)}, not {_at(config, key)!r}")
+    check_pair(config)
+    _, meta = open_dataset(config)
+    chosen_schema(config, meta)
+
+
+def _at(node: Any, dotted: str) -> Any:
+    for part in dotted.split("."):
+        node = node[part]
+    return node
