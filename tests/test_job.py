@@ -467,8 +467,9 @@ def test_every_option_is_read(plan: Any, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.slow
-def test_two_ranks_equal_one_process(plan: Any) -> None:
-    options = ("model=mmoe", "trainer.max_epochs=2", "trainer.log_every=1", "batch_size=64")
+@pytest.mark.parametrize("batch_size", [64, 599])  # 599: the last batch of the 600 rows has one row, for one of the ranks
+def test_two_ranks_equal_one_process(plan: Any, batch_size: int) -> None:
+    options = ("model=mmoe", "model.trunk.dropout=0", "trainer.max_epochs=2", "trainer.log_every=1", f"batch_size={batch_size}")
     one, two = plan(*options, name="one"), plan(*options, "trainer.devices=2", "trainer.strategy=ddp", name="two")
     expected = job.run(one)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "seqmtl.job"]

@@ -22,8 +22,8 @@ class Stream:
         table: the rows.
         batch_size: rows of a global batch; the last one of an epoch may be short.
         seed: shuffles the rows anew each epoch; None keeps their order.
-        rank, world_size: a rank takes its contiguous slice of each global batch, and where a short one has none for it, a row of
-            weight 0 to train on.
+        rank, world_size: a rank takes its contiguous slice of each global batch; where a short one has none for it, it trains on a
+            row of weight 0.
     """
 
     def __init__(self, table: Table, batch_size: int, seed: int | None = None, rank: int = 0, world_size: int = 1) -> None:
