@@ -230,7 +230,7 @@ class Lit(L.LightningModule):
             if (
                 value.ndim == 0 and len(batch) and not name.startswith("loss_")
             ):  # what a part wants to show, as APEM the share of its selectors
-                self._scalars[name] = self._scalars.get(name, 0.0) + value.double() * len(batch.y)
+                self._scalars[f"extra/{name}"] = self._scalars.get(f"extra/{name}", 0.0) + value.double() * len(batch.y)
         return logits
 
 
