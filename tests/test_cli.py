@@ -62,8 +62,19 @@ def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
     command = [sys.executable, "-X", "importtime", "-m", "seqmtl.cli", "--help"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "hydra" in imported
+    assert "seqmtl.errors" in imported
     assert not imported & {"torch", "lightning", "mlflow", "polars", "pyarrow", "pandas"}
+
+
+def test_help_tells_all_groups_also_the_users_own(tmp_path: Path) -> None:
+    (tmp_path / "mine" / "model").mkdir(parents=True)
+    (tmp_path / "mine" / "model" / "homemade.yaml").touch()
+    said = seqmtl(tmp_path, "--config-dir", "mine", "--help").stdout
+    for word in ("homemade", "aitm", "model/bottom", "experiment", "kuairand", "batch_size", "--cfg job", "seqmtl prepare"):
+        assert word in said
+    said = seqmtl(tmp_path, "prepare", "--help").stdout
+    assert "overwrite" in said
+    assert "model/bottom" not in said
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 from collections.abc import Callable
@@ -90,6 +91,11 @@ def run(verb: str) -> int:
 
         return inner
 
+    if {"-h", "--help"} & set(sys.argv):
+        from seqmtl.help import help_text
+
+        print(help_text(verb, [conf_directory(), *_config_dirs(sys.argv)]))
+        return 0
     if verb == "prepare":
         import seqmtl.prepare.verb as prepare
 
@@ -105,6 +111,12 @@ def run(verb: str) -> int:
     for error in errors:
         _say(error)
     return 1 if errors else 0
+
+
+def _config_dirs(argv: list[str]) -> list[Path]:
+    """The user's own folders: --config-dir X, --config-dir=X or -cd X."""
+    given = [b for a, b in itertools.pairwise(argv) if a in ("--config-dir", "-cd")]
+    return [Path(x) for x in given + [a.partition("=")[2] for a in argv if a.startswith("--config-dir=")]]
 
 
 def _say(error: BaseException) -> None:

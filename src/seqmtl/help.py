@@ -1,0 +1,52 @@
+"""`seqmtl --help`: Hydra's own takes a second, as it composes the defaults of each of its groups."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+USAGE = {
+    "train": """
+        seqmtl trains multi-task models of multi-step conversions and compares them.
+
+          seqmtl [overrides]            train, select on validation, test once
+          seqmtl [overrides] -m a=1,2   sweep: one run for each combination; the same command again goes on
+          seqmtl prepare dataset=NAME   raw files to shards (seqmtl prepare --help)
+
+          seqmtl prepare dataset=aliccp_sim
+          seqmtl model=apem dataset=aliccp_sim
+          seqmtl -m model=mmoe,aitm,apem dataset=aliccp_sim seed=1,2,3,4,5
+    """,
+    "prepare": """
+        seqmtl prepare makes shards of raw files; simulated raw files are made first.
+
+          seqmtl prepare dataset=NAME [raw_dir=...] [data_dir=...] [dataset.prepare.KEY=...]
+
+        Made already with the same options: says so, at once. With other options: refuses unless overwrite=true.
+    """,
+}
+CHOSEN_BY_OTHERS = ("preset", "loss/paper")  # by experiment and model
+
+
+def help_text(verb: str, folders: list[Path]) -> str:
+    """What there is in the conf folders: usage, the groups with their options, and the top-level keys with their comments."""
+    groups: dict[str, set[str]] = {}
+    for folder in folders:
+        for path in folder.rglob("*.yaml"):
+            group = path.parent.relative_to(folder).as_posix()
+            if group not in (".", *CHOSEN_BY_OTHERS) and (verb == "train" or group == "dataset"):
+                groups.setdefault(group, set()).add(path.stem)
+    width = max(map(len, groups))
+    lines = [textwrap.dedent(USAGE[verb]).strip(), "", "Groups, chosen by group=option:", ""]
+    lines += [f"  {group:<{width}}  {', '.join(sorted(options))}" for group, options in sorted(groups.items())]
+    lines += ["", "Keys, changed by key=value:", "", textwrap.indent(_own_keys(folders[0] / f"{verb}.yaml"), "  ")]
+    call = "seqmtl" if verb == "train" else f"seqmtl {verb}"
+    lines += [f"All options with their values, for any choice of groups: {call} --cfg job, {call} dataset=kuairand --cfg job"]
+    lines += ["Shell completion and Hydra's own options: seqmtl --hydra-help"]
+    return "\n".join(lines)
+
+
+def _own_keys(path: Path) -> str:
+    """The text of a top-level YAML between its defaults list and its settings of Hydra."""
+    blocks = path.read_text(encoding="utf-8").split("\n\n")
+    return "\n".join(b for b in blocks if "defaults:" not in b and not b.startswith("hydra:")).strip() + "\n"
