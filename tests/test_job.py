@@ -19,7 +19,7 @@ import pytest
 import torch
 import yaml
 
-from conftest import write_dataset
+from conftest import CONF, write_dataset
 from seqmtl import job
 from seqmtl.errors import SeqmtlError
 from seqmtl.metrics import TaskMetrics
@@ -114,7 +114,10 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing of the job may tidy up."""
 
 
-@pytest.mark.parametrize("model", ["apem", "single_task"])
+MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("model", [pytest.param(m, marks=[pytest.mark.slow] * (m not in ("apem", "single_task"))) for m in MODELS])
 def test_a_job_cut_off_three_times_ends_as_an_undisturbed_one(plan: Any, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from seqmtl.lit import Lit
 

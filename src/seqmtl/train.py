@@ -77,7 +77,7 @@ def _single(planned: Planned) -> int:
     else:
         from seqmtl import job
 
-        handler = logging.StreamHandler(sys.stdout)
+        handler = _Printer()
         log.addHandler(handler)
         try:
             metrics = job.run(run.path)
@@ -122,22 +122,24 @@ def _launch(first: Planned, jobs: list[Planned], sweep: str) -> None:
         build(first.config["launcher"])(todo, sweep, watching.look, ended)
 
 
+class _Printer(logging.Handler):
+    """Prints: unlike a StreamHandler it finds the standard output of the moment, which rich takes over to keep its bar below."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), flush=True)
+
+
 class _Watching:
     """On a terminal, the last line of the running job's log under the lines of the finished ones."""
 
     def __init__(self, by_path: Mapping[Path, Planned]) -> None:
         from rich.console import Console
-        from rich.logging import RichHandler
         from rich.status import Status
 
         out = Console()
         self.by_path = by_path
         self.status = Status("starting", console=out) if out.is_terminal else None
-        self.handler: logging.Handler = (
-            RichHandler(console=out, show_time=False, show_level=False, show_path=False, highlighter=None)
-            if out.is_terminal
-            else logging.StreamHandler(sys.stdout)
-        )
+        self.handler = _Printer()
 
     def __enter__(self) -> _Watching:
         log.addHandler(self.handler)
