@@ -69,3 +69,12 @@ def test_finished_means_metrics_on_these_data(tmp_path: Path) -> None:
     assert not run.finished("v2")
     (tmp_path / "status.json").write_text('{"state": "fin')
     assert not run.finished("v1")
+
+
+def test_a_kill_while_files_move_leaves_nothing_to_go_on_with(tmp_path: Path) -> None:
+    """Half of a finished run's files moved away: the checkpoint that is left must not be taken for one to resume from."""
+    run = Run(tmp_path)
+    fill(run, "finished", "v0")
+    (tmp_path / "status.json").unlink()
+    run.ready("v1")
+    assert not (tmp_path / "last.ckpt").exists()

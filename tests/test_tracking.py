@@ -107,3 +107,12 @@ def test_a_server_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(SeqmtlError, match=r"MLflow at http://127\.0\.0\.1:9 fails"):
         start(tmp_path)
+
+
+def test_another_directory_on_the_same_server_has_a_run_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    first = start(tmp_path)
+    (tmp_path / "other").mkdir()
+    second = start(tmp_path / "other")
+    assert second.run_id != first.run_id
+    assert first.client.get_run(first.run_id).info.status == "RUNNING", "not ended by the other"
