@@ -278,12 +278,12 @@ def test_selection_each_takes_each_task_from_its_own_best_epoch(plan: Any, monke
     config = job.read_config(run_dir)
     from seqmtl.build import build
     from seqmtl.data.prepared import chosen_schema, open_dataset
+    from seqmtl.data.shards import Shards
     from seqmtl.data.stream import Stream
-    from seqmtl.data.table import load_table
 
     directory, meta = open_dataset(config)
     schema = chosen_schema(config, meta)
-    batch = next(iter(Stream(load_table(directory, meta, schema, "test"), 300)))
+    batch = next(iter(Stream(Shards(directory, meta, schema, "test"), 300)))
     logits = np.load(run_dir / "test_logits.npy")
     for t, task in enumerate(by_task):
         model = build(config["model"], schema=schema).eval()
@@ -297,8 +297,8 @@ def test_the_test_split_is_read_once_and_after_selection(plan: Any, monkeypatch:
     from seqmtl import datamodule
 
     read: list[str] = []
-    real = datamodule.load_table
-    monkeypatch.setattr(datamodule, "load_table", lambda *a: (read.append(a[3]), real(*a))[1])
+    real = datamodule.Shards
+    monkeypatch.setattr(datamodule, "Shards", lambda *a: (read.append(a[3]), real(*a))[1])
     job.run(plan("model=single_task"))
     assert read == ["train", "valid", "test"] or read == ["valid", "train", "test"]
 

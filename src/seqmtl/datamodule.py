@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import lightning.pytorch as L
 
+from seqmtl.data.downsample import SPLITS as THINNED
+from seqmtl.data.downsample import Downsample
+from seqmtl.data.histories import Histories
 from seqmtl.data.meta import Meta
+from seqmtl.data.rows import Rows
+from seqmtl.data.shards import Shards
 from seqmtl.data.stream import Stream
-from seqmtl.data.table import load_table
 from seqmtl.types import Schema
 
 EVAL_ROWS = 8192  # rows of a batch where nothing is trained: large enough that the loop costs nothing, small in memory
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How rows are read: from `memory` or `disk`, by how many workers, without some of the negatives."""
+
+    storage: str = "memory"
+    workers: int = 0
+    downsample: Downsample | None = None
 
 
 class DataModule(L.LightningDataModule):
@@ -19,10 +34,11 @@ class DataModule(L.LightningDataModule):
 
     Args:
         directory: the prepared dataset; `meta`: its meta.json.
-        schema: the fields and tasks to read.
+        schema: the fields, tasks and histories to read.
         batch_size: global rows per training batch.
         seed: of the order of the training rows.
         rank, world_size: this process among those of the job.
+        reading: how.
     """
 
     def __init__(
@@ -34,6 +50,7 @@ class DataModule(L.LightningDataModule):
         seed: int,
         rank: int = 0,
         world_size: int = 1,
+        reading: Reading | None = None,
     ) -> None:
         super().__init__()
         self.directory = directory
@@ -43,6 +60,8 @@ class DataModule(L.LightningDataModule):
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
+        self.reading = reading or Reading()
+        self.histories = Histories(directory, meta, schema) if schema.histories else None
 
     def train_dataloader(self) -> Stream:
         return self._stream("train", self.batch_size, self.seed)
@@ -53,6 +72,17 @@ class DataModule(L.LightningDataModule):
     def test_dataloader(self) -> Stream:
         return self._stream("test", max(EVAL_ROWS, self.batch_size))
 
+    def rows(self) -> Mapping[str, int]:
+        """Rows of each split, without the negatives that are left out."""
+        if self.reading.downsample is None:
+            return self.meta.rows
+        return self.meta.rows | {split: len(self._shards(split)) for split in THINNED}
+
+    def _shards(self, split: str) -> Shards:
+        downsample = self.reading.downsample if split in THINNED else None
+        return Shards(self.directory, self.meta, self.schema, split, downsample)
+
     def _stream(self, split: str, batch_size: int, seed: int | None = None) -> Stream:
-        table = load_table(self.directory, self.meta, self.schema, split)
-        return Stream(table, batch_size, seed, self.rank, self.world_size)
+        shards = self._shards(split)
+        source: Rows | Shards = shards if self.reading.storage == "disk" else shards.load()
+        return Stream(source, batch_size, seed, self.rank, self.world_size, self.reading.workers, self.histories)

@@ -112,9 +112,11 @@ class Lit(L.LightningModule):
         self.val_metrics: dict[str, float | None] = {}
         self.test_metrics: dict[str, float | None] = {}
         self.test_logits: Tensor | None = None
+        self.test_labels: Tensor | None = None
         # In a tuple, so that nn.Module does not take the metrics' states for a part of the model.
         self._metrics: tuple[TaskMetrics, ...] = ()
         self._logits: list[Tensor] = []
+        self._labels: list[Tensor] = []
         self._scalars: dict[str, Tensor] = {}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -209,18 +211,19 @@ class Lit(L.LightningModule):
 
     def on_test_epoch_start(self) -> None:
         self._metrics = (TaskMetrics(self.schema, self.rows["test"], given=True).to(self.device),)
-        self._logits = []
+        self._logits, self._labels = [], []
         self._scalars = {}
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self._logits.append(self._update(batch).cpu())
+        self._labels.append(batch.y.to(torch.int8).cpu())
 
     def on_test_epoch_end(self) -> None:
         measured = self._metrics[0].compute() | _row_means(self._scalars, self.rows["test"])
         self.test_metrics = {f"test/{name}": value for name, value in measured.items()}
         self._metrics = ()
-        self.test_logits = torch.cat(_in_order(self._logits))
-        self._logits = []
+        self.test_logits, self.test_labels = (torch.cat(_in_order(mine)) for mine in (self._logits, self._labels))
+        self._logits, self._labels = [], []
 
     def _update(self, batch: Batch) -> Tensor:
         output = self.model(batch)
@@ -239,12 +242,12 @@ def _distributed() -> bool:
 
 
 def _in_order(mine: list[Tensor]) -> list[Tensor]:
-    """The logits of all ranks in the order of the rows: each rank holds its slice of every global batch."""
+    """What all ranks found, in the order of the rows: each rank holds a contiguous range of them."""
     if not _distributed():
         return mine
     ranks: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(ranks, mine)
-    return [part for batch in zip(*ranks, strict=True) for part in batch]
+    return [part for rank in ranks for part in rank]
 
 
 def _row_means(totals: Mapping[str, Tensor], rows: int) -> dict[str, float | None]:

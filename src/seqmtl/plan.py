@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from seqmtl.build import check_pair
+from seqmtl.data.downsample import chosen_downsample
 from seqmtl.data.prepared import chosen_schema, open_dataset
+from seqmtl.data.storage import chosen_storage
 from seqmtl.errors import SeqmtlError
 from seqmtl.runs import Run, run_directory
 
@@ -56,6 +58,7 @@ class Plan:
         self.jobs.append(planned)
         try:
             check(planned.config)
+            planned.config["dataset"]["storage"] = _storage(planned.config)  # before the run is named by its config's hash
             planned.run = Run(run_directory(planned.config))
         except SeqmtlError as e:
             planned.error = str(e)
@@ -64,7 +67,7 @@ class Plan:
 
 
 WHOLE_NUMBERS = {"seed": 0, "batch_size": 1, "trainer.max_epochs": 1, "trainer.patience": 1, "trainer.devices": 1}
-WHOLE_NUMBERS |= {"trainer.log_every": 1, "trainer.checkpoint_every": 1}
+WHOLE_NUMBERS |= {"trainer.log_every": 1, "trainer.checkpoint_every": 1, "trainer.workers": 0}
 OR_NULL = {"trainer.max_batches": 1, "trainer.threads": 1}
 CHOICES = {
     "trainer.accelerator": ("cpu", "gpu"),
@@ -72,6 +75,7 @@ CHOICES = {
     "trainer.precision": ("32-true", "bf16-mixed"),
     "trainer.progress": ("auto", "bar", "lines", "none"),
     "model.selection": ("sum", "each"),
+    "dataset.storage": ("auto", "memory", "disk"),
 }
 
 
@@ -93,6 +97,12 @@ def check(config: Mapping[str, Any]) -> None:
     check_pair(config)
     _, meta = open_dataset(config)
     chosen_schema(config, meta)
+    chosen_downsample(config["dataset"]["downsample"], meta)
+
+
+def _storage(config: Mapping[str, Any]) -> str:
+    _, meta = open_dataset(config)
+    return chosen_storage(config, meta, chosen_schema(config, meta))
 
 
 def _at(node: Any, dotted: str) -> Any:

@@ -30,7 +30,7 @@ NOT_HASHED = (
     *("seed", "data_dir", "raw_dir", "output_dir", "debug", "dataset.prepare", "dataset.about", "launcher"),
     *("dataset.rates", "dataset.batch_size"),  # read through prepare.simulate.rates and batch_size
     *("trainer.name", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.threads"),
-    *("trainer.log_every", "trainer.checkpoint_every", "trainer.progress"),
+    *("trainer.workers", "trainer.log_every", "trainer.checkpoint_every", "trainer.progress"),
 )
 
 

@@ -17,8 +17,10 @@ from torch import Tensor
 
 from seqmtl.build import build
 from seqmtl.checkpoint import AtomicCheckpointIO, LastCheckpoint, Selection, load_weights
+from seqmtl.data.downsample import chosen_downsample
 from seqmtl.data.meta import Meta
-from seqmtl.datamodule import EVAL_ROWS, DataModule
+from seqmtl.data.storage import chosen_storage
+from seqmtl.datamodule import EVAL_ROWS, DataModule, Reading
 from seqmtl.lit import INIT, Lit, derive_seed
 from seqmtl.metrics import TaskMetrics
 from seqmtl.progress import Progress
@@ -106,23 +108,28 @@ class Stage:
         if trainer["threads"]:
             torch.set_num_threads(trainer["threads"])
         self.config, self.folder, self.schema, self.world_size = config, folder, schema, world_size
-        self.data = DataModule(directory, meta, schema, config["batch_size"], seed, rank, world_size)
-        style = trainer["progress"] if rank == 0 else "none"
-        rows = meta.rows["train"]
-        if trainer["max_batches"] is not None:
-            rows = min(rows, trainer["max_batches"] * config["batch_size"])
-        self.watch = Watch(tracker, Progress(style, rows, trainer["max_epochs"], prefix), prefix, rows)
         torch.manual_seed(derive_seed(seed, INIT))
+        model = build(config["model"], schema=schema)
         optimizer = dict(config["optimizer"])
         decay = optimizer.pop("decay")
+        downsample = chosen_downsample(config["dataset"]["downsample"], meta)
+        reading = Reading(chosen_storage(config, meta, schema), trainer["workers"], downsample)
+        reads = getattr(model, "histories", schema.history_names)
+        self.data = DataModule(directory, meta, schema.read(reads), config["batch_size"], seed, rank, world_size, reading)
+        all_rows = self.data.rows()
+        rows = all_rows["train"]
+        if trainer["max_batches"] is not None:
+            rows = min(rows, trainer["max_batches"] * config["batch_size"])
+        style = trainer["progress"] if rank == 0 else "none"
+        self.watch = Watch(tracker, Progress(style, rows, trainer["max_epochs"], prefix), prefix, rows)
         self.lit = Lit(
-            model=build(config["model"], schema=schema),
+            model=model,
             loss=build(config["loss"], schema),
             step=build(config["step"]),
             optimizer=lambda groups: build(optimizer, groups),
             decay=decay,
             schema=schema,
-            rows=meta.rows,
+            rows=all_rows,
             seed=seed,
             rank=rank,
             log_every=trainer["log_every"],
@@ -173,14 +180,15 @@ class Stage:
                 logits[:, t] = seen[epoch][1][:, t]
         assert logits is not None
         if self.selection.each:
-            return self._measure(logits, stream.table.y), logits
+            assert self.lit.test_labels is not None
+            return self._measure(logits, self.lit.test_labels), logits
         return next(iter(seen.values()))
 
     def _measure(self, logits: Tensor, y: Tensor) -> dict[str, float | None]:
         """Test metrics of columns that come from different epochs; auc_given is scored by log p_task - log p_parent."""
         metrics = TaskMetrics(self.schema, len(logits), given=True)
         for some, labels in zip(logits.split(EVAL_ROWS), y.split(EVAL_ROWS), strict=True):
-            metrics.update(some, labels)
+            metrics.update(some, labels.float())
         return {f"test/{name}": value for name, value in metrics.compute().items()}
 
     def best_metrics(self) -> dict[str, float | None]:

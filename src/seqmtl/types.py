@@ -82,6 +82,10 @@ class Schema:
         return tuple(t.name for t in self.tasks)
 
     @property
+    def history_names(self) -> tuple[str, ...]:
+        return tuple(h.name for h in self.histories)
+
+    @property
     def parents(self) -> tuple[int | None, ...]:
         """Index of each task's parent, None for a root."""
         return tuple(None if t.parent is None else self.task_names.index(t.parent) for t in self.tasks)
@@ -102,6 +106,11 @@ class Schema:
             return parent
 
         return replace(self, tasks=tuple(replace(by_name[name], parent=nearest(by_name[name].parent)) for name in names))
+
+    def read(self, histories: Iterable[str]) -> Schema:
+        """The schema with some of the histories."""
+        names = set(histories)
+        return replace(self, histories=tuple(h for h in self.histories if h.name in names))
 
 
 @dataclass

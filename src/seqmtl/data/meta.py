@@ -33,12 +33,13 @@ class Meta:
         parents: the parent of each task, in the order of the tasks.
         rows: rows of each split.
         positives: positives of each split and task.
-        histories: behaviours stored beside the shards (none yet).
+        histories: `field` (what its ids are of) and `items` (how many are stored) of each behaviour beside the shards.
         dropped: raw rows left out, by reason.
         fixed: labels changed so that no step happens without its parent, by reason.
         options: the `dataset.prepare` that made the data; None where another tool wrote them.
         sources: sha256 and bytes of each raw file.
-        shards: rows and bytes of each Parquet file, by its path inside the dataset.
+        shards: rows and bytes of each Parquet file and history, by its path inside the dataset.
+        statistics: what a converter says of the rows (lengths of histories, rates by position); for people to read.
         checksum: changes with any row of the data; empty where another tool wrote them.
     """
 
@@ -52,6 +53,7 @@ class Meta:
     options: dict[str, Any] | None = None
     sources: dict[str, dict[str, Any]] = field(default_factory=dict)
     shards: dict[str, dict[str, int]] = field(default_factory=dict)
+    statistics: dict[str, Any] = field(default_factory=dict)
     checksum: str = ""
     version: int = LAYOUT_VERSION
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from seqmtl.data.meta import Meta, prepare_command, read_meta
 from seqmtl.errors import SeqmtlError
-from seqmtl.types import Schema
+from seqmtl.types import History, Schema
 
 
 def open_dataset(config: Mapping[str, Any]) -> tuple[Path, Meta]:
@@ -41,10 +41,10 @@ def open_dataset(config: Mapping[str, Any]) -> tuple[Path, Meta]:
 
 
 def chosen_schema(config: Mapping[str, Any], meta: Meta) -> Schema:
-    """The fields and tasks that a config takes from the data; `dataset.fields: null` takes all.
+    """The fields, tasks and histories that a config takes from the data; `dataset.fields: null` takes all fields.
 
     Raises:
-        SeqmtlError: the data have no such field or task.
+        SeqmtlError: the data have no such field, task or history, or what is asked of a history makes no sense.
     """
     wanted = config["dataset"]["fields"]
     for key in ("tasks", "fields"):
@@ -52,6 +52,11 @@ def chosen_schema(config: Mapping[str, Any], meta: Meta) -> Schema:
             value = config["dataset"][key]
             raise SeqmtlError(f"dataset.{key} must be a list: dataset.{key}=[{value}]")
     schema = meta.schema().keep(config["dataset"]["tasks"])
+    histories = _histories(config["dataset"]["histories"], meta)
+    main = config["dataset"]["main_history"]
+    if main is not None and main not in {h.name for h in histories}:
+        raise SeqmtlError(f"dataset.main_history={main} is none of dataset.histories ({', '.join(h.name for h in histories)})")
+    schema = replace(schema, histories=histories, main_history=main)
     if wanted is None:
         return schema
     lacking = [name for name in wanted if str(name) not in meta.fields]
@@ -62,6 +67,26 @@ def chosen_schema(config: Mapping[str, Any], meta: Meta) -> Schema:
         )
     names = {str(name) for name in wanted}
     return replace(schema, fields=tuple(f for f in schema.fields if f.name in names))
+
+
+def _histories(chosen: Mapping[str, Mapping[str, Any]] | None, meta: Meta) -> tuple[History, ...]:
+    """`dataset.histories`: {name: {max_len: …, sign: …, own_table: …}}, each of the field that meta.json names."""
+    histories = []
+    for name, options in (chosen or {}).items():
+        where = f"dataset.histories.{name}"
+        if name not in meta.histories:
+            raise SeqmtlError(
+                f"{where}: the data have no such history (they have {', '.join(meta.histories) or 'none'});"
+                f" take it out with '~{where}', or prepare the dataset again"
+            )
+        options = {"sign": 1, "own_table": False} | dict(options)
+        max_len, sign, own_table = (options.pop(key, None) for key in ("max_len", "sign", "own_table"))
+        if not isinstance(max_len, int) or isinstance(max_len, bool) or max_len < 1:
+            raise SeqmtlError(f"{where}.max_len must be an integer of at least 1, not {max_len!r}")
+        if options or sign not in (1, -1) or not isinstance(own_table, bool):
+            raise SeqmtlError(f"{where} takes max_len, sign (1 or -1) and own_table (true or false), not {chosen[name]}")  # type: ignore[index]
+        histories.append(History(name, meta.histories[name]["field"], max_len, sign, own_table))
+    return tuple(histories)
 
 
 def flat_difference(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -68,6 +68,7 @@ class APEM(nn.Module):
     """
 
     step: Tensor
+    histories = ()  # what it reads of them
 
     def __init__(
         self,

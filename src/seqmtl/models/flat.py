@@ -10,6 +10,8 @@ from seqmtl.types import Features, Schema
 class Flat(nn.Module):
     """Concatenates the fields: (B,F,D) → z (B,1,F·D), one representation for all tasks."""
 
+    histories = ()  # what it reads of them
+
     def __init__(self, schema: Schema, dim: int) -> None:
         super().__init__()
         self.width = len(schema.fields) * dim

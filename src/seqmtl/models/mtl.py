@@ -44,9 +44,10 @@ class MTLModel(nn.Module):
                 )
         self.schema = schema
         self.embedding = FieldEmbedding(schema.fields, dim)
-        own = [Field(h.name, sizes[h.field]) for h in schema.histories if h.own_table]
-        self.own_embedding = FieldEmbedding(own, dim) if own else None
         self.bottom = bottom(schema, dim)
+        self.histories: tuple[str, ...] = getattr(self.bottom, "histories", schema.history_names)
+        own = [Field(h.name, sizes[h.field]) for h in schema.histories if h.own_table and h.name in self.histories]
+        self.own_embedding = FieldEmbedding(own, dim) if own else None
         self.trunk = trunk(schema, dim, width=self.bottom.width)
         self.head = head(schema, dim, width=self.trunk.width, z_width=self.bottom.width)
 
@@ -60,7 +61,7 @@ class MTLModel(nn.Module):
             features.target = fields[:, self.schema.field_names.index(main.field)]  # (B,D)
         past = {}
         for history in histories:
-            if history.name in batch.past:
+            if history.name in self.histories:
                 ids = batch.past[history.name]  # (B,L)
                 own = self.own_embedding if history.own_table else None
                 items = self.embedding.lookup(history.field, ids) if own is None else own.lookup(history.name, ids)

@@ -28,6 +28,7 @@ class SingleTask(nn.Module):
     def __init__(self, schema: Schema, dim: int, bottom: Part, trunk: Part, head: Part) -> None:
         super().__init__()
         self.models = nn.ModuleList(MTLModel(schema.keep([task]), dim, bottom, trunk, head) for task in schema.task_names)
+        self.histories = self.models[0].histories
 
     def forward(self, batch: Batch) -> Output:
         outputs: list[Output] = [model(batch) for model in self.models]

@@ -12,13 +12,15 @@ import pytest
 from conftest import FIELDS, ROWS, write_dataset
 from seqmtl.data.meta import data_version, read_meta
 from seqmtl.data.prepared import chosen_schema, open_dataset
-from seqmtl.data.table import load_table
+from seqmtl.data.shards import Shards
 from seqmtl.errors import SeqmtlError
+
+NO_HISTORIES: dict[str, Any] = {"histories": {}, "main_history": None}
 
 
 def load(directory: Path, split: str = "train") -> Any:
     meta = read_meta(directory)
-    return load_table(directory, meta, meta.schema(), split)
+    return Shards(directory, meta, meta.schema(), split).load()
 
 
 def test_rows_come_in_the_order_of_the_shards(dataset: Path) -> None:
@@ -54,7 +56,7 @@ def test_a_truncated_shard_is_named(dataset: Path) -> None:
 
 def test_fewer_rows_than_meta_json_says(dataset: Path) -> None:
     (dataset / "train" / "001.parquet").unlink()
-    with pytest.raises(SeqmtlError, match="does not hold the 600 rows"):
+    with pytest.raises(SeqmtlError, match=r"holds 300 rows and not the 600 that meta\.json names"):
         load(dataset)
 
 
@@ -128,13 +130,13 @@ def test_an_outcome_is_never_a_field(dataset: Path, name: str) -> None:
 
 
 def test_a_field_that_the_data_lack(dataset: Path) -> None:
-    config = {"dataset": {"name": "aliccp_sim", "fields": ["user", "colour"], "tasks": ["click"]}}
+    config = {"dataset": {"name": "aliccp_sim", "fields": ["user", "colour"], "tasks": ["click"]} | NO_HISTORIES}
     with pytest.raises(SeqmtlError, match=r"dataset\.fields names colour; .* have the fields user, item, hour"):
         chosen_schema(config, read_meta(dataset))
 
 
 def test_fields_and_tasks_are_chosen(dataset: Path) -> None:
-    config = {"dataset": {"name": "aliccp_sim", "fields": ["hour", "user"], "tasks": ["purchase"]}}
+    config = {"dataset": {"name": "aliccp_sim", "fields": ["hour", "user"], "tasks": ["purchase"]} | NO_HISTORIES}
     schema = chosen_schema(config, read_meta(dataset))
     assert schema.field_names == ("user", "hour")
     assert schema.parents == (None,)

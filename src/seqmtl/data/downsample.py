@@ -1,0 +1,67 @@
+"""Negatives of one task thinned out at load time, as AITM does with Meituan's (spec of the paper: 5.1, 5.7).
+
+λ is the share of positives that remains: λ = P / (P + p·N) gives p = P·(1 - λ) / (λ·N), the share of the N negatives that is kept.
+
+Unusual: whether a row is kept depends on its `_row` and the seed alone, so every rank, worker and order of reading keeps the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqmtl.data.meta import Meta
+from seqmtl.errors import SeqmtlError
+
+SPLITS = ("train", "valid")  # the test split stays as it is
+
+
+@dataclass(frozen=True)
+class Downsample:
+    """Keeps each row with task = 0 with probability `keep`."""
+
+    task: str
+    keep: float
+    seed: int = 0
+
+    def mask(self, label: NDArray[Any], row: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which rows stay: label (N,), row (N,) → (N,)."""
+        return (label != 0) | (_uniform(row, self.seed) < self.keep)
+
+
+def chosen_downsample(options: Mapping[str, Any] | None, meta: Meta) -> Downsample | None:
+    """`dataset.downsample` with the counts of the training split; None where it is null.
+
+    Raises:
+        SeqmtlError: an unknown task or key, or a rate that is not above the natural one.
+    """
+    if options is None:
+        return None
+    if not isinstance(options, Mapping) or set(options) != {"task", "rate", "seed"}:
+        raise SeqmtlError(f"dataset.downsample must be null or {{task: …, rate: …, seed: …}}, not {options!r}")
+    task, rate, seed = options["task"], options["rate"], options["seed"]
+    if task not in meta.parents or "train" not in meta.positives:
+        raise SeqmtlError(f"dataset.downsample.task={task}: meta.json counts no positives of it; it has {', '.join(meta.parents)}")
+    positives, rows = meta.positives["train"][task], meta.rows["train"]
+    natural = positives / max(rows, 1)
+    if not isinstance(rate, int | float) or isinstance(rate, bool) or not natural < rate < 1:
+        raise SeqmtlError(
+            f"dataset.downsample.rate={rate} must lie between the rate of {task} in the training rows ({natural:.4%}) and 1;"
+            " dataset.downsample=null keeps all rows"
+        )
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        raise SeqmtlError(f"dataset.downsample.seed must be an integer of at least 0, not {seed!r}")
+    return Downsample(task, positives * (1 - rate) / (rate * (rows - positives)), seed)
+
+
+def _uniform(row: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
+    """A number in [0, 1) for each row number: SplitMix64 (Steele et al., OOPSLA 2014)."""
+    x = row.astype(np.uint64) + np.uint64((seed * 0x632BE59BD9B4E019 + 1) % 2**64) * np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    x ^= x >> np.uint64(31)
+    return (x >> np.uint64(11)).astype(np.float64) / 2.0**53

@@ -1,0 +1,153 @@
+"""The Parquet shards of one split as blocks of rows: what is read at once, checked once, so that no batch needs a check.
+
+Unusual: a block is a row group. Its columns go from Arrow to the tensors one by one, so the peak is the tensors and one block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from seqmtl.data.downsample import Downsample
+from seqmtl.data.meta import Meta, prepare_again
+from seqmtl.data.rows import Rows
+from seqmtl.errors import SeqmtlError
+from seqmtl.types import Schema
+
+
+class Shards:
+    """One split on the disk, in the order of the shards' names.
+
+    Args:
+        directory: the prepared dataset; `meta`: its meta.json.
+        schema: the fields, tasks and histories to read.
+        split: train, valid or test.
+        downsample: leaves out negatives of a task.
+
+    Attributes:
+        sizes: rows of each block (blocks,).
+
+    Raises:
+        SeqmtlError: a shard is missing, damaged or lacks a column, or rows are missing.
+    """
+
+    def __init__(self, directory: Path, meta: Meta, schema: Schema, split: str, downsample: Downsample | None = None) -> None:
+        self.directory, self.meta, self.schema, self.downsample = directory, meta, schema, downsample
+        lengths = [f"{h.name}_{what}" for h in schema.histories for what in ("end", "len")]
+        self.columns = [*schema.field_names, *schema.task_names, *lengths]
+        thinned = [] if downsample is None else ["_row", downsample.task]
+        self._files = [_open(path, {*self.columns, *thinned}) for path in _paths(directory, meta, split)]
+        self._blocks = [(path, file, group) for path, file in self._files for group in range(file.num_row_groups)]
+        sizes = [file.metadata.row_group(group).num_rows for _, file, group in self._blocks]
+        if sum(sizes) != meta.rows[split]:
+            raise SeqmtlError(
+                f"{directory / split} holds {sum(sizes):,} rows and not the {meta.rows[split]:,} that meta.json names;"
+                f" {prepare_again(directory)}"
+            )
+        if downsample is not None:
+            sizes = [int(self._mask(b).sum()) for b in range(len(sizes))]
+        self.sizes = np.array(sizes, np.int64)
+        if not len(self):
+            raise SeqmtlError(f"{directory / split} has no rows; {prepare_again(directory)}")
+
+    def __len__(self) -> int:
+        return int(self.sizes.sum())
+
+    def load(self) -> Rows:
+        """The whole split."""
+        return self.read(range(len(self.sizes)))
+
+    def read(self, blocks: Sequence[int]) -> Rows:
+        """Some blocks, one after another.
+
+        Raises:
+            SeqmtlError: a shard is damaged, or holds an id, a label or a history out of range.
+        """
+        schema = self.schema
+        n = sum(int(self.sizes[b]) for b in blocks)
+        rows = Rows.room(n, len(schema.fields), len(schema.tasks), len(schema.histories))
+        fields, y, end, length = rows.fields, rows.y, rows.end, rows.length
+        start = 0
+        for b in blocks:
+            path, table = self._blocks[b][0], self._table(b, self.columns)
+            stop = start + int(self.sizes[b])
+            keep = slice(None) if self.downsample is None else self._mask(b)
+            for i, field in enumerate(schema.fields):
+                fields[start:stop, i] = _column(table, field.name, field.size, "ids", path)[keep]
+            for t, task in enumerate(schema.task_names):
+                y[start:stop, t] = _column(table, task, 2, "labels", path)[keep]
+            for m, history in enumerate(schema.histories):
+                items = int(self.meta.histories[history.name]["items"])
+                ends = _column(table, f"{history.name}_end", items + 1, "ends", path)
+                lengths = _column(table, f"{history.name}_len", items + 1, "lengths", path)
+                if (lengths > ends).any():
+                    row = int(np.argmax(lengths > ends))
+                    raise SeqmtlError(
+                        f"{path}: row {row} has {history.name}_len {lengths[row]} above {history.name}_end {ends[row]};"
+                        f" {prepare_again(self.directory)}"
+                    )
+                end[start:stop, m], length[start:stop, m] = ends[keep], lengths[keep]
+            start = stop
+        return rows
+
+    def _mask(self, block: int) -> NDArray[np.bool_]:
+        assert self.downsample is not None
+        path, table = self._blocks[block][0], self._table(block, ["_row", self.downsample.task])
+        row = _column(table, "_row", np.iinfo(np.int64).max, "numbers", path)
+        return self.downsample.mask(_column(table, self.downsample.task, 2, "labels", path), row)
+
+    def _table(self, block: int, columns: list[str]) -> pa.Table:
+        path, file, group = self._blocks[block]
+        try:
+            return file.read_row_group(group, columns=columns)
+        except (pa.ArrowException, OSError) as e:
+            raise _damaged(path, e) from None
+
+
+def _paths(directory: Path, meta: Meta, split: str) -> list[Path]:
+    named = sorted(directory / name for name in meta.shards if name.startswith(f"{split}/"))
+    paths = named or sorted((directory / split).glob("*.parquet"))
+    missing = [path for path in paths if not path.is_file()]
+    if missing or not paths:
+        what = missing[0] if missing else directory / split / "*.parquet"
+        raise SeqmtlError(f"the shard {what} is missing; {prepare_again(directory)}")
+    return paths
+
+
+def _open(path: Path, columns: set[str]) -> tuple[Path, pq.ParquetFile]:
+    try:
+        file = pq.ParquetFile(path)
+    except (pa.ArrowException, OSError) as e:
+        raise _damaged(path, e) from None
+    lacking = sorted(columns - set(file.schema_arrow.names))
+    if lacking:
+        raise SeqmtlError(f"{path} has no column {', '.join(lacking)}; {prepare_again(path.parents[1])}")
+    return path, file
+
+
+def _damaged(path: Path, error: Exception) -> SeqmtlError:
+    return SeqmtlError(f"{path} is damaged or truncated ({str(error).splitlines()[0]}); {prepare_again(path.parents[1])}")
+
+
+def _column(table: pa.Table, name: str, size: int, what: str, path: Path) -> NDArray[Any]:
+    """One column as numpy, every value in [0, size)."""
+    column = table.column(name)
+    if column.null_count or not pa.types.is_integer(column.type):
+        raise SeqmtlError(
+            f"{path}: column '{name}' must hold integers and no nulls, but is {column.type} with {column.null_count} nulls;"
+            f" {prepare_again(path.parents[1])}"
+        )
+    values: NDArray[Any] = column.to_numpy()
+    if len(values) and (values.min() < 0 or values.max() >= size):
+        row = int(np.argmax((values < 0) | (values >= size)))
+        raise SeqmtlError(
+            f"{path}: row {row} has {values[row]} in column '{name}', whose {what} run from 0 to {size - 1};"
+            f" {prepare_again(path.parents[1])}"
+        )
+    return values
