@@ -56,3 +56,76 @@ def test_rows_positives_and_types(tmp_path: Path) -> None:
     table = pq.read_table(tmp_path / "test")
     assert {f.name: str(f.type) for f in table.schema} == {"f": "int32", "click": "int8", "_row": "int64"}
     assert table["f"].to_pylist() == [0, 1, 2] * 3
+
+
+def with_history(ends: list[int], lengths: list[int]) -> dict[str, np.ndarray]:
+    return columns(past_end=ends, past_len=lengths)
+
+
+def test_histories_are_stored_flat_and_counted(tmp_path: Path) -> None:
+    writer = DatasetWriter(tmp_path, ["f"], {"click": None}, histories={"past": "f"})
+    for split in ("train", "valid", "test"):
+        writer.add(split, with_history([0, 30, 100], [0, 30, 60]))
+    for part in np.split(np.arange(100) % 3, [7, 50]):
+        writer.history("past", part)
+    meta = writer.finish({"f": 3}, {}, statistics={"more": 1})
+    flat = np.load(tmp_path / "histories" / "past.npy", mmap_mode="r")
+    assert flat.dtype == np.int32
+    assert flat.tolist() == (np.arange(100) % 3).tolist()
+    assert meta.histories == {"past": {"field": "f", "items": 100}}
+    assert meta.shards["histories/past.npy"] == {"rows": 100, "bytes": (tmp_path / "histories" / "past.npy").stat().st_size}
+    lengths = meta.statistics["history_lengths"]["past"]["valid"]
+    assert lengths == {
+        "mean": 30.0, "mean_of_last_10": 6.6667, "mean_of_last_20": 13.3333, "mean_of_last_50": 26.6667, "max": 60, "empty": 0.3333,
+    }  # fmt: skip
+    assert meta.statistics["more"] == 1
+
+
+def test_another_history_is_another_checksum(tmp_path: Path) -> None:
+    def checksum(ids: list[int]) -> str:
+        writer = DatasetWriter(tmp_path, ["f"], {"click": None}, histories={"past": "f"})
+        for split in ("train", "valid", "test"):
+            writer.add(split, with_history([0, 1, 2], [0, 1, 1]))
+        writer.history("past", np.array(ids))
+        return writer.finish({"f": 3}, {}).checksum
+
+    assert checksum([1, 2]) == checksum([1, 2]) != checksum([2, 1])
+
+
+@pytest.mark.parametrize(
+    ("ends", "lengths", "ids", "words"),
+    [
+        ([0, 1, 2], [0, 2, 1], [0, 1], "begin before the flat array does"),
+        ([0, 1, 2], [0, -1, 1], [0, 1], "begin before the flat array does"),
+        ([0, 1, 3], [0, 1, 1], [0, 1], "holds 2 ids, but a row ends at 3"),
+        ([0, 1, 2], [0, 1, 1], [0, 3], "has id 3, but field f has only 3 ids"),
+        ([0, 1, 2], [0, 1, 1], [0, -3], "has a negative id"),
+    ],
+)
+def test_histories_that_do_not_fit(tmp_path: Path, ends: list[int], lengths: list[int], ids: list[int], words: str) -> None:
+    writer = DatasetWriter(tmp_path, ["f"], {"click": None}, histories={"past": "f"})
+    with pytest.raises(SeqmtlError, match=words):  # noqa: PT012
+        for split in ("train", "valid", "test"):
+            writer.add(split, with_history(ends, lengths))
+        writer.history("past", np.array(ids))
+        writer.finish({"f": 3}, {})
+    assert not (tmp_path / "meta.json").exists()
+
+
+def test_a_history_of_no_field(tmp_path: Path) -> None:
+    with pytest.raises(SeqmtlError, match="history 'past' is made of 'g', which is none of the fields f"):
+        DatasetWriter(tmp_path, ["f"], {"click": None}, histories={"past": "g"})
+
+
+def test_the_truth_stands_beside_the_rows(tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    writer = DatasetWriter(tmp_path, ["f"], {"click": None}, rows_per_shard=2)
+    for split in ("train", "valid", "test"):
+        for start in (0, 3):
+            rows = columns(_row=[start + 2, start, start + 1])
+            writer.add(split, rows, truth={"click": rows["_row"] / 8})
+    writer.finish({"f": 3}, {})
+    truth = pq.read_table(tmp_path / "oracle" / "test.parquet")
+    assert truth["_row"].to_pylist() == [2, 0, 1, 5, 3, 4] == pq.read_table(tmp_path / "test")["_row"].to_pylist()
+    assert truth["click"].to_pylist() == [i / 8 for i in (2, 0, 1, 5, 3, 4)]

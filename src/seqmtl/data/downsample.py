@@ -60,7 +60,8 @@ def chosen_downsample(options: Mapping[str, Any] | None, meta: Meta) -> Downsamp
 
 def _uniform(row: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
     """A number in [0, 1) for each row number: SplitMix64 (Steele et al., OOPSLA 2014)."""
-    x = row.astype(np.uint64) + np.uint64((seed * 0x632BE59BD9B4E019 + 1) % 2**64) * np.uint64(0x9E3779B97F4A7C15)
+    first = np.uint64((seed + 1) * 0xD1342543DE82EF95 % 2**64)
+    x = (row.astype(np.uint64) + first) * np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     x ^= x >> np.uint64(31)

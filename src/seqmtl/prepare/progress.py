@@ -22,9 +22,10 @@ def progress(console: Console) -> Iterator[Report]:
     if not console.is_terminal:
         yield _Lines(console)
         return
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[rows]}"), TimeElapsedColumn())
+    text, rows = TextColumn("{task.description}"), TextColumn("{task.fields[rows]}")
+    columns = (text, BarColumn(), rows, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
     with Progress(*columns, console=console) as bar:
         steps: dict[str, TaskID] = {}
         rate = _Rate()

@@ -11,9 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seqmtl.data.meta import SPLITS, Meta, read_meta
+from seqmtl.data.meta import SPLITS, read_meta
 from seqmtl.errors import SeqmtlError
 from seqmtl.prepare.atomic import locked, recover, replacing
+from seqmtl.prepare.summary import print_summary
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -54,7 +55,7 @@ def run(cfg: DictConfig) -> str:
         _refuse_foreign(target)
         _make(console, target, raw_dir, options)
     meta = read_meta(target)
-    _print_table(console, name, meta)
+    print_summary(console, name, meta)
     return _say(console, f"{name} lies in {target}: {sum(meta.rows.values()):,} rows, {len(meta.fields)} fields")
 
 
@@ -150,21 +151,3 @@ def _function(node: dict[str, Any], where: str, given: dict[str, Any]) -> Callab
         if right and (isinstance(value, bool) or not isinstance(value, right)):
             raise SeqmtlError(f"{where}.{key} must be a {'whole ' if kind is int else ''}number, not {value!r}")
     return function
-
-
-def _print_table(console: Console, name: str, meta: Meta) -> None:
-    from rich.table import Table
-
-    table = Table(title=name)
-    table.add_column("split")
-    table.add_column("rows", justify="right")
-    for task in meta.parents:
-        table.add_column(task, justify="right")
-    for split in SPLITS:
-        rows = meta.rows[split]
-        rates = [f"{n:,} ({n / rows:.3%})" for n in meta.positives[split].values()]
-        table.add_row(split, f"{rows:,}", *rates)
-    console.print(table)
-    for what, counts in (("left out", meta.dropped), ("labels lowered", meta.fixed)):
-        for reason, n in counts.items():
-            console.print(f"{what}: {n:,} × {reason}", highlight=False)
