@@ -61,7 +61,7 @@ class DataModule(L.LightningDataModule):
         self.rank = rank
         self.world_size = world_size
         self.reading = reading or Reading()
-        self.histories = Histories(directory, meta, schema) if schema.histories else None
+        self.histories = Histories(directory, meta, schema) if schema.histories or schema.bags else None
 
     def train_dataloader(self) -> Stream:
         return self._stream("train", self.batch_size, self.seed)

@@ -21,6 +21,7 @@ from seqmtl.data.downsample import chosen_downsample
 from seqmtl.data.meta import Meta
 from seqmtl.data.storage import chosen_storage
 from seqmtl.datamodule import EVAL_ROWS, DataModule, Reading
+from seqmtl.errors import SeqmtlError
 from seqmtl.lit import INIT, Lit, derive_seed
 from seqmtl.metrics import TaskMetrics
 from seqmtl.progress import Progress
@@ -110,6 +111,9 @@ class Stage:
         self.config, self.folder, self.schema, self.world_size = config, folder, schema, world_size
         torch.manual_seed(derive_seed(seed, INIT))
         model = build(config["model"], schema=schema)
+        if schema.bags and not getattr(model, "bags", False):
+            name = config["model"]["name"]
+            raise SeqmtlError(f"model={name} cannot use multi-valued fields (dataset.bags); take them out: dataset.bags={{}}")
         optimizer = dict(config["optimizer"])
         decay = optimizer.pop("decay")
         downsample = chosen_downsample(config["dataset"]["downsample"], meta)

@@ -23,10 +23,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Field:
-    """A categorical field. `size` counts the rows of its embedding table; id 0 is unknown, filtered or missing."""
+    """A categorical field. `size` counts the rows of its embedding table; id 0 is unknown, filtered or missing.
+
+    `bag` is the most ids that a row has of a multi-valued field, whose vector is their mean; 0: it has one value.
+    """
 
     name: str
     size: int
+    bag: int = 0
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ class Schema:
     """All that a model learns about a dataset.
 
     Raises:
-        SeqmtlError: a task's parent is unknown or stands after it, or a name is used twice.
+        SeqmtlError: a task's parent is unknown or stands after it, a name is used twice, or a bag stands before a field.
     """
 
     fields: tuple[Field, ...]
@@ -62,10 +66,13 @@ class Schema:
     main_history: str | None = None
 
     def __post_init__(self) -> None:
-        for what, names in (("field", self.field_names), ("task", self.task_names)):
+        sequences = tuple(f.name for f in self.bags) + self.history_names
+        for what, names in (("field", self.field_names), ("task", self.task_names), ("history and bag", sequences)):
             twice = {name for name in names if names.count(name) > 1}
             if twice:
                 raise SeqmtlError(f"{what} names must differ, but these stand twice: {', '.join(sorted(twice))}")
+        if [f for f in self.fields if not f.bag] != list(self.fields[: len(self.fields) - len(self.bags)]):
+            raise SeqmtlError("multi-valued fields must stand after the others")
         for t, task in enumerate(self.tasks):
             if task.parent is not None and task.parent not in self.task_names[:t]:
                 raise SeqmtlError(
@@ -76,6 +83,11 @@ class Schema:
     @property
     def field_names(self) -> tuple[str, ...]:
         return tuple(f.name for f in self.fields)
+
+    @property
+    def bags(self) -> tuple[Field, ...]:
+        """The multi-valued fields; they stand last."""
+        return tuple(f for f in self.fields if f.bag)
 
     @property
     def task_names(self) -> tuple[str, ...]:
@@ -117,7 +129,8 @@ class Schema:
 class Batch:
     """Rows as a model sees them.
 
-    Shapes: fields (B,F) int · y (B,T) float32 · past {name: (B,L) int}, right padded, oldest first · past_len {name: (B,) int}.
+    Shapes: fields (B,F) int, without bags · y (B,T) float32 · past {name: (B,L) int}, right padded, oldest first · past_len
+    {name: (B,) int}. Multi-valued fields stand in `past` too, beside the histories.
     `share` is this rank's rows ÷ the rows of the global batch: gradients so weighted add up over the ranks to those of one process.
     """
 

@@ -19,7 +19,7 @@ from seqmtl.data.prepared import chosen_schema
 from seqmtl.data.shards import Shards
 from seqmtl.data.stream import Stream
 from seqmtl.errors import SeqmtlError
-from seqmtl.types import History, Schema
+from seqmtl.types import Field, History, Schema
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_the_last_items_are_read(with_history: Path) -> None:
     [
         (np.array([1, 2], np.int32), "must hold 3 int32 ids"),
         (np.array([1, 2, 3], np.int64), "must hold 3 int32 ids"),
-        (np.array([1, 2, 30], np.int32), "holds id 30, but the ids of field 'item' run from 0 to 29"),
+        (np.array([1, 2, 30], np.int32), "holds id 30, but its ids run from 0 to 29"),
         (np.array([1, -2, 3], np.int32), "holds id -2"),
         (b"no array", r"past\.npy is damaged"),
         (None, r"past\.npy is missing; prepare the dataset again"),
@@ -85,6 +85,11 @@ def test_rows_whose_history_does_not_fit(with_history: Path, end: int, length: i
         Shards(with_history, meta, schema, "train").load()
 
 
+def config_of(**changes: Any) -> dict[str, Any]:
+    dataset = {"name": "x", "fields": None, "tasks": ["click"], "histories": {}, "bags": {}, "main_history": None}
+    return {"dataset": dataset | changes}
+
+
 @pytest.mark.parametrize(
     ("histories", "main", "says"),
     [
@@ -97,17 +102,50 @@ def test_rows_whose_history_does_not_fit(with_history: Path, end: int, length: i
     ],
 )
 def test_histories_that_make_no_sense(with_history: Path, histories: Any, main: str | None, says: str) -> None:
-    config = {"dataset": {"name": "x", "fields": None, "tasks": ["click"], "histories": histories, "main_history": main}}
+    config = config_of(histories=histories, main_history=main)
     with pytest.raises(SeqmtlError, match=says):
         chosen_schema(config, read_meta(with_history))
 
 
 def test_histories_of_a_config(with_history: Path) -> None:
     histories = {"past": {"max_len": 3, "sign": -1, "own_table": True}}
-    config = {"dataset": {"name": "x", "fields": None, "tasks": ["click"], "histories": histories, "main_history": "past"}}
+    config = config_of(histories=histories, main_history="past")
     schema = chosen_schema(config, read_meta(with_history))
     assert schema.histories == (History("past", "item", 3, -1, True),)
     assert schema.main_history == "past"
+
+
+# -- multi-valued fields
+
+
+@pytest.fixture
+def with_bag(with_history: Path) -> Path:
+    """The same file as a multi-valued field of 30 ids."""
+    meta = json.loads((with_history / "meta.json").read_text())
+    meta |= {"histories": {}, "bags": {"past": {"size": 30, "items": 3}}}
+    (with_history / "meta.json").write_text(json.dumps(meta))
+    (with_history / "histories").rename(with_history / "bags")
+    return with_history
+
+
+def test_a_multi_valued_field_is_read(with_bag: Path) -> None:
+    meta = read_meta(with_bag)
+    assert chosen_schema(config_of(), meta).bags == (), "off unless it is asked for"
+    schema = chosen_schema(config_of(bags={"past": 2}), meta)
+    assert schema.fields[-1] == Field("past", 30, bag=2)
+    stream = Stream(Shards(with_bag, meta, schema, "valid"), 8, histories=Histories(with_bag, meta, schema))
+    batch = next(iter(stream))
+    assert batch.fields.shape == (8, 3)
+    assert batch.past["past"].tolist() == [[2, 3]] * 8
+
+
+@pytest.mark.parametrize(
+    ("bags", "says"),
+    [({"gone": 3}, r"no such multi-valued field \(they have past\)"), ({"past": 0}, "must be the most ids that are read")],
+)
+def test_bags_that_make_no_sense(with_bag: Path, bags: Any, says: str) -> None:
+    with pytest.raises(SeqmtlError, match=says):
+        chosen_schema(config_of(bags=bags), read_meta(with_bag))
 
 
 # -- negatives that are left out

@@ -15,7 +15,7 @@ from seqmtl.data.prepared import chosen_schema, open_dataset
 from seqmtl.data.shards import Shards
 from seqmtl.errors import SeqmtlError
 
-NO_HISTORIES: dict[str, Any] = {"histories": {}, "main_history": None}
+NO_HISTORIES: dict[str, Any] = {"histories": {}, "bags": {}, "main_history": None}
 
 
 def load(directory: Path, split: str = "train") -> Any:

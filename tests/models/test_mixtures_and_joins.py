@@ -157,10 +157,14 @@ def test_parts_are_finished_in_order_with_the_widths_before_them() -> None:
 
 
 @pytest.mark.parametrize("own", [False, True])
-def test_histories_are_embedded_and_masked_by_length(own: bool) -> None:
+def test_the_histories_that_a_bottom_reads_are_embedded_and_masked_by_length(own: bool) -> None:
+    class ReadsLiked(Flat):
+        histories = ("liked",)
+
     histories = (History("seen", "a", 4), History("liked", "b", 4, own_table=own))
     schema = replace(SCHEMA, histories=histories, main_history="liked")
-    model = MTLModel(schema, 3, Flat, partial(Towers, dims=[8], dropout=0.0), Linear)
+    model = MTLModel(schema, 3, ReadsLiked, partial(Towers, dims=[8], dropout=0.0), Linear)
+    assert model.histories == ("liked",)
     batch = ids(2)
     batch.past = {"liked": torch.tensor([[1, 0, 4, 0], [0, 0, 0, 0]], dtype=torch.int32)}
     batch.past_len = {"liked": torch.tensor([3, 0])}
@@ -173,6 +177,46 @@ def test_histories_are_embedded_and_masked_by_length(own: bool) -> None:
     torch.testing.assert_close(items, table[batch.past["liked"]])
     assert set(features.past) == {"liked"}
     torch.testing.assert_close(features.lookup("b", batch.fields[:, 1]), features.fields[:, 1])
+
+
+def test_a_bottom_that_does_not_say_reads_all_histories_and_flat_reads_none() -> None:
+    class Silent(nn.Module):
+        width = 6
+
+        def __init__(self, schema: Schema, dim: int) -> None:
+            super().__init__()
+
+    schema = replace(SCHEMA, histories=(History("seen", "a", 4), History("liked", "b", 4, own_table=True)))
+    towers = partial(Towers, dims=[8], dropout=0.0)
+    assert MTLModel(schema, 3, Silent, towers, Linear).histories == ("seen", "liked")
+    flat = MTLModel(schema, 3, Flat, towers, Linear)
+    assert flat.histories == ()
+    assert flat.own_embedding is None
+    assert flat.embed(ids(2)).past == {}, "a batch without histories will do"
+
+
+def test_a_multi_valued_field_is_the_mean_of_its_ids() -> None:
+    schema = replace(SCHEMA, fields=(*SCHEMA.fields, Field("c", 9, bag=3)))
+    batch = ids(3)
+    batch.past = {"c": torch.tensor([[8, 0, 8], [5, 1, 2], [4, 4, 4]], dtype=torch.int32)}
+    batch.past_len = {"c": torch.tensor([2, 1, 0])}
+    model = MTLModel(schema, 3, Flat, partial(Towers, dims=[8], dropout=0.0), Linear)
+    fields = model.embed(batch).fields
+    table = model.embedding.weight[12:]
+    expected = torch.stack([(table[8] + table[0]) / 2, table[5], torch.zeros(3)])
+    torch.testing.assert_close(fields[:, 2], expected)
+    single = MTLModel(SCHEMA, 3, Flat, partial(Towers, dims=[8], dropout=0.0), Linear)
+    single.embedding.weight.data = model.embedding.weight.data[:12]
+    torch.testing.assert_close(fields[:, :2], single.embed(ids(3)).fields)
+    assert model.bottom.width == 9
+    assert model(batch).logits.shape == (3, 3)
+
+
+def test_bags_stand_last_and_names_differ() -> None:
+    with pytest.raises(SeqmtlError, match="multi-valued fields must stand after the others"):
+        Schema((Field("c", 9, bag=3), Field("a", 7)), SCHEMA.tasks)
+    with pytest.raises(SeqmtlError, match="history and bag names must differ"):
+        Schema((Field("a", 7), Field("c", 9, bag=3)), SCHEMA.tasks, (History("c", "a", 2),))
 
 
 def test_a_history_of_a_missing_field_is_refused() -> None:

@@ -129,3 +129,13 @@ def test_the_truth_stands_beside_the_rows(tmp_path: Path) -> None:
     truth = pq.read_table(tmp_path / "oracle" / "test.parquet")
     assert truth["_row"].to_pylist() == [2, 0, 1, 5, 3, 4] == pq.read_table(tmp_path / "test")["_row"].to_pylist()
     assert truth["click"].to_pylist() == [i / 8 for i in (2, 0, 1, 5, 3, 4)]
+
+
+def test_multi_valued_fields(tmp_path: Path) -> None:
+    writer = DatasetWriter(tmp_path, ["f"], {"click": None}, bags=["words"])
+    for split in ("train", "valid", "test"):
+        writer.add(split, columns(words_end=[1, 3, 3], words_len=[1, 2, 0]))
+    writer.history("words", np.array([4, 0, 2]))
+    meta = writer.finish({"f": 3, "words": 5}, {})
+    assert (meta.bags, meta.histories) == ({"words": {"size": 5, "items": 3}}, {})
+    assert np.load(tmp_path / "bags" / "words.npy").tolist() == [4, 0, 2]

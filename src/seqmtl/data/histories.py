@@ -1,10 +1,11 @@
-"""Histories of a batch, gathered from the flat arrays on the disk.
+"""Histories and multi-valued fields of a batch, gathered from the flat arrays on the disk.
 
 Unusual: the arrays are memory-mapped: what is read stays in the page cache, shared by all processes, and is no memory of ours.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,18 +19,35 @@ from seqmtl.errors import SeqmtlError
 from seqmtl.types import Schema
 
 
+@dataclass(frozen=True)
+class Sequence:
+    """Ids of varying number beside the rows: `path` is below the dataset, `size` the number of ids, `items` how many are stored."""
+
+    name: str
+    path: str
+    size: int
+    items: int
+    max_len: int
+
+
+def sequences(meta: Meta, schema: Schema) -> list[Sequence]:
+    """What a schema reads beside the rows: its histories, then its multi-valued fields."""
+    stored = [(h.name, meta.fields[h.field], int(meta.histories[h.name]["items"]), h.max_len) for h in schema.histories]
+    found = [Sequence(name, f"histories/{name}.npy", *numbers) for name, *numbers in stored]
+    return found + [Sequence(b.name, f"bags/{b.name}.npy", b.size, int(meta.bags[b.name]["items"]), b.bag) for b in schema.bags]
+
+
 class Histories:
-    """histories/<name>.npy of each history of the schema.
+    """The flat arrays of all that a schema reads beside the rows.
 
     Raises:
         SeqmtlError: a file is missing, damaged, or not as long as meta.json says.
     """
 
     def __init__(self, directory: Path, meta: Meta, schema: Schema) -> None:
-        self.histories = schema.histories
-        self.sizes = {name: meta.fields[h["field"]] for name, h in meta.histories.items()}
-        self.paths = [directory / "histories" / f"{h.name}.npy" for h in self.histories]
-        self.flat = [_open(path, int(meta.histories[h.name]["items"])) for path, h in zip(self.paths, self.histories, strict=True)]
+        self.directory = directory
+        self.sequences = sequences(meta, schema)
+        self.flat = [_open(directory, sequence) for sequence in self.sequences]
 
     def gather(self, rows: Rows) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """past {name: (N,L) int32}, oldest first, right padded with 0, L the longest here, and past_len {name: (N,) int64}.
@@ -38,8 +56,8 @@ class Histories:
             SeqmtlError: an id is not one of the field's.
         """
         past, past_len = {}, {}
-        for m, (history, flat, path) in enumerate(zip(self.histories, self.flat, self.paths, strict=True)):
-            n = np.minimum(rows.length[:, m], history.max_len).astype(np.int64)
+        for m, (sequence, flat) in enumerate(zip(self.sequences, self.flat, strict=True)):
+            n = np.minimum(rows.length[:, m], sequence.max_len).astype(np.int64)
             # One column at least: a batch without any history must not be a special case of every model.
             at = np.arange(max(1, int(n.max(initial=0))))
             start = rows.end[:, m] - n
@@ -48,17 +66,17 @@ class Histories:
                 ids *= at < n[:, None]
             else:
                 ids = np.zeros((len(n), len(at)), np.int32)
-            if ids.size and not 0 <= ids.min() <= ids.max() < self.sizes[history.name]:
+            if ids.size and not 0 <= ids.min() <= ids.max() < sequence.size:
                 raise SeqmtlError(
-                    f"{path} holds id {ids.max() if ids.min() >= 0 else ids.min()}, but the ids of field '{history.field}' run from"
-                    f" 0 to {self.sizes[history.name] - 1}; {prepare_again(path.parents[1])}"
+                    f"{self.directory / sequence.path} holds id {ids.max() if ids.min() >= 0 else ids.min()}, but its ids run from"
+                    f" 0 to {sequence.size - 1}; {prepare_again(self.directory)}"
                 )
-            past[history.name], past_len[history.name] = torch.from_numpy(ids), torch.from_numpy(n)
+            past[sequence.name], past_len[sequence.name] = torch.from_numpy(ids), torch.from_numpy(n)
         return past, past_len
 
 
-def _open(path: Path, items: int) -> NDArray[np.int32]:
-    again = prepare_again(path.parents[1])
+def _open(directory: Path, sequence: Sequence) -> NDArray[np.int32]:
+    path, items, again = directory / sequence.path, sequence.items, prepare_again(directory)
     try:
         flat = np.load(path, mmap_mode="r")
     except FileNotFoundError:

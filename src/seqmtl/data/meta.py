@@ -33,6 +33,7 @@ class Meta:
         parents: the parent of each task, in the order of the tasks.
         rows: rows of each split.
         positives: positives of each split and task.
+        bags: `size` (number of ids) and `items` (how many are stored) of each multi-valued field beside the shards.
         histories: `field` (what its ids are of) and `items` (how many are stored) of each behaviour beside the shards.
         dropped: raw rows left out, by reason.
         fixed: labels changed so that no step happens without its parent, by reason.
@@ -48,6 +49,7 @@ class Meta:
     rows: dict[str, int]
     positives: dict[str, dict[str, int]] = field(default_factory=dict)
     histories: dict[str, Any] = field(default_factory=dict)
+    bags: dict[str, dict[str, int]] = field(default_factory=dict)
     dropped: dict[str, int] = field(default_factory=dict)
     fixed: dict[str, int] = field(default_factory=dict)
     options: dict[str, Any] | None = None
@@ -58,7 +60,7 @@ class Meta:
     version: int = LAYOUT_VERSION
 
     def schema(self) -> Schema:
-        """All fields and tasks of the data, as the models see them."""
+        """All single-valued fields and tasks of the data, as the models see them."""
         return Schema(
             fields=tuple(Field(name, size) for name, size in self.fields.items()),
             tasks=tuple(Task(name, parent) for name, parent in self.parents.items()),

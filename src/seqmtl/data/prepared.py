@@ -9,7 +9,7 @@ from typing import Any
 
 from seqmtl.data.meta import Meta, prepare_command, read_meta
 from seqmtl.errors import SeqmtlError
-from seqmtl.types import History, Schema
+from seqmtl.types import Field, History, Schema
 
 
 def open_dataset(config: Mapping[str, Any]) -> tuple[Path, Meta]:
@@ -57,8 +57,9 @@ def chosen_schema(config: Mapping[str, Any], meta: Meta) -> Schema:
     if main is not None and main not in {h.name for h in histories}:
         raise SeqmtlError(f"dataset.main_history={main} is none of dataset.histories ({', '.join(h.name for h in histories)})")
     schema = replace(schema, histories=histories, main_history=main)
+    bags = _bags(config["dataset"]["bags"], meta)
     if wanted is None:
-        return schema
+        return replace(schema, fields=schema.fields + bags)
     lacking = [name for name in wanted if str(name) not in meta.fields]
     if lacking or not wanted:
         raise SeqmtlError(
@@ -66,7 +67,7 @@ def chosen_schema(config: Mapping[str, Any], meta: Meta) -> Schema:
             f" the data of '{config['dataset']['name']}' have the fields {', '.join(meta.fields)}"
         )
     names = {str(name) for name in wanted}
-    return replace(schema, fields=tuple(f for f in schema.fields if f.name in names))
+    return replace(schema, fields=tuple(f for f in schema.fields if f.name in names) + bags)
 
 
 def _histories(chosen: Mapping[str, Mapping[str, Any]] | None, meta: Meta) -> tuple[History, ...]:
@@ -87,6 +88,20 @@ def _histories(chosen: Mapping[str, Mapping[str, Any]] | None, meta: Meta) -> tu
             raise SeqmtlError(f"{where} takes max_len, sign (1 or -1) and own_table (true or false), not {chosen[name]}")  # type: ignore[index]
         histories.append(History(name, meta.histories[name]["field"], max_len, sign, own_table))
     return tuple(histories)
+
+
+def _bags(chosen: Mapping[str, int] | None, meta: Meta) -> tuple[Field, ...]:
+    """`dataset.bags`: {name of a multi-valued field: the most ids that are read of it}."""
+    bags = []
+    for name, most in (chosen or {}).items():
+        if str(name) not in meta.bags:
+            raise SeqmtlError(
+                f"dataset.bags.{name}: the data have no such multi-valued field (they have {', '.join(meta.bags) or 'none'})"
+            )
+        if not isinstance(most, int) or isinstance(most, bool) or most < 1:
+            raise SeqmtlError(f"dataset.bags.{name} must be the most ids that are read, an integer of at least 1, not {most!r}")
+        bags.append(Field(str(name), meta.bags[str(name)]["size"], most))
+    return tuple(bags)
 
 
 def flat_difference(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> list[str]:

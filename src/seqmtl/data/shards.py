@@ -5,7 +5,7 @@ Unusual: a block is a row group. Its columns go from Arrow to the tensors one by
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from seqmtl.data.downsample import Downsample
+from seqmtl.data.histories import Sequence, sequences
 from seqmtl.data.meta import Meta, prepare_again
 from seqmtl.data.rows import Rows
 from seqmtl.errors import SeqmtlError
@@ -39,8 +40,10 @@ class Shards:
 
     def __init__(self, directory: Path, meta: Meta, schema: Schema, split: str, downsample: Downsample | None = None) -> None:
         self.directory, self.meta, self.schema, self.downsample = directory, meta, schema, downsample
-        lengths = [f"{h.name}_{what}" for h in schema.histories for what in ("end", "len")]
-        self.columns = [*schema.field_names, *schema.task_names, *lengths]
+        self.fields = [field for field in schema.fields if not field.bag]
+        self.sequences = sequences(meta, schema)
+        lengths = [f"{sequence.name}_{what}" for sequence in self.sequences for what in ("end", "len")]
+        self.columns = [*(field.name for field in self.fields), *schema.task_names, *lengths]
         thinned = [] if downsample is None else ["_row", downsample.task]
         self._files = [_open(path, {*self.columns, *thinned}) for path in _paths(directory, meta, split)]
         self._blocks = [(path, file, group) for path, file in self._files for group in range(file.num_row_groups)]
@@ -63,38 +66,42 @@ class Shards:
         """The whole split."""
         return self.read(range(len(self.sizes)))
 
-    def read(self, blocks: Sequence[int]) -> Rows:
+    def read(self, blocks: Iterable[int]) -> Rows:
         """Some blocks, one after another.
 
         Raises:
             SeqmtlError: a shard is damaged, or holds an id, a label or a history out of range.
         """
-        schema = self.schema
+        blocks = list(blocks)
         n = sum(int(self.sizes[b]) for b in blocks)
-        rows = Rows.room(n, len(schema.fields), len(schema.tasks), len(schema.histories))
+        rows = Rows.room(n, len(self.fields), len(self.schema.tasks), len(self.sequences))
         fields, y, end, length = rows.fields, rows.y, rows.end, rows.length
         start = 0
         for b in blocks:
             path, table = self._blocks[b][0], self._table(b, self.columns)
             stop = start + int(self.sizes[b])
             keep = slice(None) if self.downsample is None else self._mask(b)
-            for i, field in enumerate(schema.fields):
+            for i, field in enumerate(self.fields):
                 fields[start:stop, i] = _column(table, field.name, field.size, "ids", path)[keep]
-            for t, task in enumerate(schema.task_names):
+            for t, task in enumerate(self.schema.task_names):
                 y[start:stop, t] = _column(table, task, 2, "labels", path)[keep]
-            for m, history in enumerate(schema.histories):
-                items = int(self.meta.histories[history.name]["items"])
-                ends = _column(table, f"{history.name}_end", items + 1, "ends", path)
-                lengths = _column(table, f"{history.name}_len", items + 1, "lengths", path)
-                if (lengths > ends).any():
-                    row = int(np.argmax(lengths > ends))
-                    raise SeqmtlError(
-                        f"{path}: row {row} has {history.name}_len {lengths[row]} above {history.name}_end {ends[row]};"
-                        f" {prepare_again(self.directory)}"
-                    )
+            for m, sequence in enumerate(self.sequences):
+                ends, lengths = self._bounds(table, sequence, path)
                 end[start:stop, m], length[start:stop, m] = ends[keep], lengths[keep]
             start = stop
         return rows
+
+    def _bounds(self, table: pa.Table, sequence: Sequence, path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Ends and lengths of a history or a multi-valued field, which must lie inside its flat array."""
+        ends = _column(table, f"{sequence.name}_end", sequence.items + 1, "ends", path)
+        lengths = _column(table, f"{sequence.name}_len", sequence.items + 1, "lengths", path)
+        if (lengths > ends).any():
+            row = int(np.argmax(lengths > ends))
+            raise SeqmtlError(
+                f"{path}: row {row} has {sequence.name}_len {lengths[row]} above {sequence.name}_end {ends[row]};"
+                f" {prepare_again(self.directory)}"
+            )
+        return ends, lengths
 
     def _mask(self, block: int) -> NDArray[np.bool_]:
         assert self.downsample is not None

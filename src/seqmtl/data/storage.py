@@ -21,7 +21,7 @@ def chosen_storage(config: Mapping[str, Any], meta: Meta, schema: Schema) -> str
     storage: str = config["dataset"]["storage"]
     if storage != "auto":
         return storage
-    row = 4 * len(schema.fields) + len(schema.tasks) + 12 * len(schema.histories)
+    row = 4 * (len(schema.fields) - len(schema.bags)) + len(schema.tasks) + 12 * (len(schema.histories) + len(schema.bags))
     needed = row * (meta.rows["train"] + max(meta.rows["valid"], meta.rows["test"])) * int(config["trainer"]["devices"])
     return "memory" if needed <= SHARE * memory() else "disk"
 

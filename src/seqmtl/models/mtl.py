@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from seqmtl.errors import SeqmtlError
 from seqmtl.nn.embedding import FieldEmbedding
@@ -32,6 +32,7 @@ class MTLModel(nn.Module):
     """
 
     provides: ClassVar[frozenset[str]] = frozenset()
+    bags = True  # multi-valued fields are vectors among the others
 
     def __init__(self, schema: Schema, dim: int, bottom: Part, trunk: Part, head: Part) -> None:
         super().__init__()
@@ -54,6 +55,9 @@ class MTLModel(nn.Module):
     def embed(self, batch: Batch) -> Features:
         """The batch's fields, target and histories as vectors; see Features."""
         fields = self.embedding(batch.fields)  # (B,F,D)
+        if self.schema.bags:
+            bags = [self._mean(batch.past[bag.name], batch.past_len[bag.name], bag.name) for bag in self.schema.bags]
+            fields = torch.cat([fields, torch.stack(bags, 1)], 1)
         features = Features(fields, self.embedding.lookup)
         histories = self.schema.histories
         if histories:
@@ -65,11 +69,14 @@ class MTLModel(nn.Module):
                 ids = batch.past[history.name]  # (B,L)
                 own = self.own_embedding if history.own_table else None
                 items = self.embedding.lookup(history.field, ids) if own is None else own.lookup(history.name, ids)
-                # By length, never by id 0, which may also be an item that was filtered.
-                mask = torch.arange(ids.shape[1], device=ids.device) < batch.past_len[history.name].unsqueeze(1)
-                past[history.name] = (items, mask)
+                past[history.name] = (items, _mask(ids, batch.past_len[history.name]))
         features.past = past
         return features
+
+    def _mean(self, ids: Tensor, n: Tensor, field: str) -> Tensor:
+        """The mean vector of the ids of a multi-valued field, 0 where there are none: (B,L) → (B,D)."""
+        vectors = self.embedding.lookup(field, ids) * _mask(ids, n).unsqueeze(-1)
+        return vectors.sum(1) / n.clamp(min=1).unsqueeze(-1)
 
     def forward(self, batch: Batch) -> Output:
         features = self.embed(batch)
@@ -78,3 +85,8 @@ class MTLModel(nn.Module):
         output: Output = self.head(h, z, features)  # logits (B,T)
         output.extras = {**features.extras, **output.extras}
         return output
+
+
+def _mask(ids: Tensor, n: Tensor) -> Tensor:
+    """(B,L) where a row has an id: by length, never by id 0, which may also be an item that was filtered."""
+    return torch.arange(ids.shape[1], device=ids.device) < n.unsqueeze(1)

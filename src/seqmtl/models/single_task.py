@@ -24,6 +24,7 @@ class SingleTask(nn.Module):
     """
 
     provides: ClassVar[frozenset[str]] = frozenset()
+    bags = True
 
     def __init__(self, schema: Schema, dim: int, bottom: Part, trunk: Part, head: Part) -> None:
         super().__init__()

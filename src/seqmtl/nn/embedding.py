@@ -17,7 +17,7 @@ class FieldEmbedding(nn.Module):
 
     Ids are not checked: one beyond its field's size reads the next field's rows. Prepared data hold none.
 
-    Shapes: fields (B,F) int32 or int64, in the order of the schema → (B,F,D).
+    Shapes: fields (B,F) int32 or int64, in the order of the schema, or the first F of them → (B,F,D).
     """
 
     offsets: Tensor
@@ -31,7 +31,7 @@ class FieldEmbedding(nn.Module):
         self.register_buffer("offsets", torch.tensor(ends[:-1], dtype=torch.int64), persistent=False)
 
     def forward(self, fields: Tensor) -> Tensor:
-        return F.embedding(fields + self.offsets, self.weight)
+        return F.embedding(fields + self.offsets[: fields.shape[1]], self.weight)
 
     def lookup(self, field: str, ids: Tensor) -> Tensor:
         """Further ids of one field: (…) → (…,D)."""

@@ -58,10 +58,10 @@ class _Growing:
 
 
 class HistoryFile:
-    """histories/<name>.npy: a flat array of int32 ids, and what the rows of the shards say about it.
+    """<name>.npy: a flat array of int32 ids, and what the rows of the shards say about it.
 
     Args:
-        directory: the dataset.
+        directory: where the file goes.
         name: the behaviour; `field`: what its ids are of.
     """
 
@@ -73,7 +73,7 @@ class HistoryFile:
         self._counts = {split: np.zeros(3 + len(CUTS), np.int64) for split in SPLITS}  # rows, empty, sum, sums when cut
         self._longest = dict.fromkeys(SPLITS, 0)
         self._digest = hashlib.sha256()
-        self._growing = _Growing(directory / "histories" / f"{name}.npy")
+        self._growing = _Growing(directory / f"{name}.npy")
         self._header()
 
     def _header(self) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
     from rich.console import Console
 
-LAYOUT = {"meta.json", "oracle", "histories", *SPLITS}
+LAYOUT = {"meta.json", "oracle", "histories", "bags", *SPLITS}
 
 
 def run(cfg: DictConfig) -> str:

@@ -32,6 +32,7 @@ class DatasetWriter:
         options: the resolved `dataset.prepare`, kept in meta.json.
         rows_per_shard: the last shard of a split is shorter.
         histories: the field that the ids of each history are of.
+        bags: names of multi-valued fields; their ids, ends and lengths are given as those of a history.
 
     Raises:
         SeqmtlError: a field is an outcome or a label, a history is of no field; the disk refuses.
@@ -45,6 +46,7 @@ class DatasetWriter:
         options: Mapping[str, Any] | None = None,
         rows_per_shard: int = 1_000_000,
         histories: Mapping[str, str] | None = None,
+        bags: Sequence[str] = (),
     ) -> None:
         outcomes = sorted((OUTCOMES | set(parents)) & set(fields))
         if outcomes:
@@ -60,7 +62,9 @@ class DatasetWriter:
         self.options = None if options is None else dict(options)
         self.rows_per_shard = rows_per_shard
         self._types = dict.fromkeys(fields, "int32") | dict.fromkeys(parents, "int8") | {"_row": "int64"}
-        self._types |= {f"{name}_{what}": kind for name in histories for what, kind in (("end", "int64"), ("len", "int32"))}
+        self._types |= {
+            f"{name}_{what}": kind for name in (*histories, *bags) for what, kind in (("end", "int64"), ("len", "int32"))
+        }
         self._highest = dict.fromkeys(fields, 0)
         self._rows = dict.fromkeys(SPLITS, 0)
         self._positives = {split: dict.fromkeys(parents, 0) for split in SPLITS}
@@ -68,7 +72,9 @@ class DatasetWriter:
         self._n_waiting = dict.fromkeys(SPLITS, 0)
         self._shards: dict[str, dict[str, int]] = {}
         self._hashes: dict[str, str] = {}
-        self._histories = {name: HistoryFile(directory, name, field) for name, field in histories.items()}
+        self._histories = {name: HistoryFile(directory / "histories", name, field) for name, field in histories.items()}
+        self._histories |= {name: HistoryFile(directory / "bags", name, name) for name in bags}
+        self._bags = tuple(bags)
         self._truth: dict[str, TruthFile] = {}
 
     def add(self, split: str, columns: Columns, truth: Columns | None = None) -> None:
@@ -103,7 +109,7 @@ class DatasetWriter:
             self._flush(split, self.rows_per_shard)
 
     def history(self, name: str, ids: NDArray[Any]) -> None:
-        """Appends ids, as they are numbered in the shards, to a history: user by user, oldest first."""
+        """Appends ids, as they are numbered in the shards, to a history (user by user, oldest first) or a multi-valued field."""
         self._histories[name].add(ids)
 
     def finish(
@@ -117,7 +123,7 @@ class DatasetWriter:
         """Writes what is left and meta.json.
 
         Args:
-            sizes: number of ids of each field, 0 included.
+            sizes: number of ids of each field, 0 included, and of each multi-valued one.
             sources: sha256 and bytes of each raw file.
             dropped: raw rows left out, by reason; `fixed`: labels changed, by reason.
             statistics: what else is worth knowing of the rows; the lengths of the histories are added.
@@ -136,7 +142,7 @@ class DatasetWriter:
             truth.finish()
         lengths: dict[str, Any] = {}
         for name, history in self._histories.items():
-            path = f"histories/{name}.npy"
+            path = f"{'bags' if name in self._bags else 'histories'}/{name}.npy"
             self._shards[path], self._hashes[path] = history.finish(sizes[history.field])
             lengths[name] = history.lengths()
         meta = Meta(
@@ -144,7 +150,8 @@ class DatasetWriter:
             parents=self.parents,
             rows=self._rows,
             positives=self._positives,
-            histories={name: {"field": h.field, "items": h.items} for name, h in self._histories.items()},
+            histories={k: {"field": h.field, "items": h.items} for k, h in self._histories.items() if k not in self._bags},
+            bags={name: {"size": int(sizes[name]), "items": self._histories[name].items} for name in self._bags},
             dropped={k: v for k, v in (dropped or {}).items() if v},
             fixed={k: v for k, v in (fixed or {}).items() if v},
             options=self.options,
