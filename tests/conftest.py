@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+import yaml
 
 torch.set_num_threads(1)
 
@@ -66,5 +68,34 @@ def compose() -> Compose:
             with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
                 made[overrides] = hydra_compose("train", overrides=list(overrides))
         return OmegaConf.to_container(made[overrides], resolve=True)  # type: ignore[return-value]
+
+    return make
+
+
+TINY = ("batch_size=50", "trainer.max_epochs=3", "trainer.patience=3", "trainer.threads=1", "trainer.progress=none")
+
+
+@pytest.fixture(scope="session")
+def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow takes seconds to make its tables: made once, copied for each test."""
+    from mlflow import MlflowClient
+
+    place = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(f"sqlite:///{place}").search_experiments()
+    return place
+
+
+@pytest.fixture
+def plan(tmp_path: Path, dataset: Path, compose: Any, mlflow_database: Path) -> Any:
+    """plan("model=mmoe", …, name="a") → a run directory with its config.yaml."""
+
+    def make(*overrides: str, name: str = "run") -> Path:
+        output = tmp_path / name
+        run_dir = output / "run"
+        run_dir.mkdir(parents=True)
+        shutil.copy(mlflow_database, output)
+        config = compose(*TINY, *overrides) | {"data_dir": str(dataset.parent), "output_dir": str(output)}
+        (run_dir / "config.yaml").write_text(yaml.safe_dump(config))
+        return run_dir
 
     return make

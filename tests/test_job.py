@@ -25,38 +25,10 @@ from seqmtl.errors import SeqmtlError
 from seqmtl.metrics import TaskMetrics
 from seqmtl.runs import Run
 
-TINY = ("batch_size=50", "trainer.max_epochs=3", "trainer.patience=3", "trainer.threads=1", "trainer.progress=none")
-
 
 @pytest.fixture(autouse=True)
 def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-
-@pytest.fixture(scope="module")
-def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow takes seconds to make its tables: made once, copied for each test."""
-    from mlflow import MlflowClient
-
-    place = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    MlflowClient(f"sqlite:///{place}").search_experiments()
-    return place
-
-
-@pytest.fixture
-def plan(tmp_path: Path, dataset: Path, compose: Any, mlflow_database: Path) -> Any:
-    """plan("model=mmoe", …, name="a") → a run directory with its config.yaml."""
-
-    def make(*overrides: str, name: str = "run") -> Path:
-        output = tmp_path / name
-        run_dir = output / "run"
-        run_dir.mkdir(parents=True)
-        shutil.copy(mlflow_database, output)
-        config = compose(*TINY, *overrides) | {"data_dir": str(dataset.parent), "output_dir": str(output)}
-        (run_dir / "config.yaml").write_text(yaml.safe_dump(config))
-        return run_dir
-
-    return make
 
 
 def test_what_a_run_leaves(plan: Any, dataset: Path) -> None:
@@ -121,7 +93,8 @@ MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
 def test_a_job_cut_off_three_times_ends_as_an_undisturbed_one(plan: Any, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from seqmtl.lit import Lit
 
-    options = (f"model={model}", "trainer.checkpoint_every=5")
+    storage = "memory" if model == "apem" else "disk"
+    options = (f"model={model}", "trainer.checkpoint_every=5", f"dataset.storage={storage}", "trainer.workers=2")
     whole = plan(*options, name="whole")
     expected = job.run(whole)
     cut = plan(*options, name="cut")
@@ -470,9 +443,13 @@ def test_every_option_is_read(plan: Any, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("batch_size", [64, 599])  # 599: the last batch of the 600 rows has one row, for one of the ranks
-def test_two_ranks_equal_one_process(plan: Any, batch_size: int) -> None:
+@pytest.mark.parametrize(
+    ("batch_size", "storage"),
+    [(64, "memory"), (599, "disk")],  # 599: the last batch of the 600 rows has one row, for one of the ranks
+)
+def test_two_ranks_equal_one_process(plan: Any, batch_size: int, storage: str) -> None:
     options = ("model=mmoe", "model.trunk.dropout=0", "trainer.max_epochs=2", "trainer.log_every=1", f"batch_size={batch_size}")
+    options += (f"dataset.storage={storage}",)
     one, two = plan(*options, name="one"), plan(*options, "trainer.devices=2", "trainer.strategy=ddp", name="two")
     expected = job.run(one)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "seqmtl.job"]

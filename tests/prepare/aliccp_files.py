@@ -1,12 +1,15 @@
-"""Raw files of Ali-CCP, written by hand, for the tests."""
+"""Raw files of Ali-CCP, written by hand, and a slow reading of them, for the tests."""
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import polars as pl
 
-from seqmtl.data.meta import SPLITS
+from seqmtl.data.meta import SPLITS, read_meta
 from seqmtl.prepare.aliccp_line import FIELDS
 
 Pairs = list[tuple[str, int]]
@@ -50,4 +53,109 @@ def small_raw(raw: Path) -> None:
         write_raw(raw, split, common, rows)
 
 
-__all__ = ["FIELDS", "common_line", "features", "read_all", "read_split", "row_line", "small_raw", "write_raw"]
+Features = dict[str, int]
+Row = dict[str, int]
+BadLine = tuple[str, int]  # file, number of the line from 1
+
+PARTS = ("train", "test")
+FORM = re.compile(rb"[^\x01-\x03]*\x02[^\x01-\x03]*\x03[^\x01-\x03]*", re.DOTALL)
+
+
+def slow_features(text: bytes, n: bytes) -> Features:
+    """Raw ids by field, the last of each; AssertionError if anything is wrong."""
+    features = text.split(b"\x01") if text else []
+    assert n.isdigit()
+    assert len(n) <= 10
+    assert int(n) == len(features)
+    ids: Features = {}
+    for feature in features:
+        assert FORM.fullmatch(feature)
+        name, number, _ = re.split(b"[\x02\x03]", feature)
+        if name.decode() in FIELDS:
+            assert number.isdigit()
+            assert len(number) <= 10
+            assert int(number) < 2**31 - 1
+            ids[name.decode()] = int(number)
+    return ids
+
+
+def slow_lines(data: bytes, n_fields: int) -> Iterator[tuple[list[bytes], Features] | None]:
+    """Fields and features of each line; None for one that is bad."""
+    lines = data.split(b"\n")
+    for line in lines if lines[-1] else lines[:-1]:
+        try:
+            line.decode()
+            *fields, text = line.split(b",")
+            assert len(fields) == n_fields - 1
+            assert not re.search(b"[\x01-\x03]", b",".join(fields))
+            yield fields, slow_features(text, fields[-1])
+        except (AssertionError, UnicodeDecodeError):
+            yield None
+
+
+def slow_part(raw: Path, part: str) -> tuple[list[Row], list[BadLine], int]:
+    """The kept rows of a part with raw ids, the bad lines, and how many rows have a purchase and no click."""
+    users: dict[bytes, Features] = {}
+    rows, bad, impossible = [], [], 0
+    name = f"common_features_{part}.csv"
+    for number, line in enumerate(slow_lines((raw / name).read_bytes(), 3), 1):
+        if line is None:
+            bad.append((name, number))
+        else:
+            users[line[0][0]] = line[1]
+    name = f"sample_skeleton_{part}.csv"
+    for number, line in enumerate(slow_lines((raw / name).read_bytes(), 6), 1):
+        if line is None or not {line[0][1], line[0][2]} <= {b"0", b"1"} or line[0][3] not in users:
+            bad.append((name, number))
+        elif (line[0][1], line[0][2]) == (b"0", b"1"):
+            impossible += 1
+        else:
+            (_, click, purchase, index, _), own = line
+            rows.append({**own, **users[index], "click": int(click), "purchase": int(purchase), "_row": number - 1})
+    return rows, bad, impossible
+
+
+def slow(
+    raw: Path, min_count: int, draw: Callable[[], float], share: float
+) -> tuple[dict[str, list[Row]], dict[str, int], list[BadLine], int]:
+    """What the converter shall make of raw files, with a dict for each row: rows by split, sizes, bad lines, impossible rows."""
+    (kept, bad, impossible), (test, bad_test, impossible_test) = (slow_part(raw, part) for part in PARTS)
+    number = {}
+    for name in FIELDS:
+        seen = Counter(row[name] for row in kept if name in row)
+        number[name] = {v: i + 1 for i, v in enumerate(sorted(v for v, n in seen.items() if n >= min_count))}
+    splits: dict[str, list[Row]] = {"train": [], "valid": [], "test": test}
+    for row in kept:
+        splits["valid" if draw() >= 1 - share else "train"].append(row)
+    for split, rows in splits.items():
+        labels = ("click", "purchase", "_row")
+        splits[split] = [{f: number[f].get(r.get(f, -1), 0) for f in FIELDS} | {k: r[k] for k in labels} for r in rows]
+    return splits, {name: len(ids) + 1 for name, ids in number.items()}, bad + bad_test, impossible + impossible_test
+
+
+def by_row(rows: list[Row]) -> list[Row]:
+    return sorted(({name: row[name] for name in sorted(row)} for row in rows), key=lambda row: row["_row"])
+
+
+def assert_equals_slow(directory: Path, splits: dict[str, list[Row]], sizes: dict[str, int]) -> None:
+    """The dataset holds these rows: training in any order, the others in that of the file."""
+    made = {split: frame.to_dicts() for split, frame in read_all(directory).items()}
+    assert by_row(made["train"]) == by_row(splits["train"])
+    for split in ("valid", "test"):
+        assert [by_row([row]) for row in made[split]] == [by_row([row]) for row in splits[split]]
+    assert read_meta(directory).fields == sizes
+
+
+__all__ = [
+    "FIELDS",
+    "PARTS",
+    "assert_equals_slow",
+    "common_line",
+    "features",
+    "read_all",
+    "read_split",
+    "row_line",
+    "slow",
+    "small_raw",
+    "write_raw",
+]

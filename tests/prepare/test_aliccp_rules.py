@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import pytest
-from aliccp_files import FIELDS, Pairs, common_line, features, read_all, row_line, small_raw, write_raw
+from aliccp_files import FIELDS, Pairs, assert_equals_slow, common_line, features, read_all, row_line, slow, small_raw, write_raw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seqmtl.data.meta import read_meta
 from seqmtl.errors import SeqmtlError
-from seqmtl.prepare.aliccp import _draws, prepare
+from seqmtl.prepare.aliccp import prepare
+from seqmtl.prepare.aliccp_split import python_generator
 
 COMMON = {
     "a": [("101", 7), ("121", 3), ("205", 900), ("109_14", 4), ("109_14", 5)],  # 205 in common features overrides the row's
@@ -61,17 +62,17 @@ def test_twelve_rows_show_every_rule(tmp_path: Path) -> None:
     raw, out = tmp_path / "raw", tmp_path / "out"
     write_raw(raw, "train", COMMON, ROWS)
     write_raw(raw, "test", {"x": [("101", 9), ("121", 5)], "a": [("101", 8)]}, TEST_ROWS)
-    prepare(raw, out, min_count=2, valid_share=0.25, split_seed=2020)
+    prepare(raw, out, min_count=2, split="random", valid_share=0.25, split_seed=6)
     data = read_all(out)
 
     names = ["101", "121", "205", "206", "853", "301", "508", "click", "purchase"]
     rows = {r["_row"]: tuple(r[n] for n in names) for split in ("train", "valid") for r in data[split].iter_rows(named=True)}
     assert rows == EXPECTED
 
-    rng = random.Random(2020)  # one draw for each kept row, in file order
-    valid = [row for row in EXPECTED if rng.random() >= 0.75]
+    draws = np.random.default_rng(6).random(len(EXPECTED))  # one for each kept row, in file order
+    valid = [row for row, draw in zip(EXPECTED, draws, strict=True) if draw >= 0.75]
     assert data["valid"]["_row"].to_list() == valid
-    assert data["train"]["_row"].to_list() == [row for row in EXPECTED if row not in valid]
+    assert sorted(data["train"]["_row"]) == [row for row in EXPECTED if row not in valid]
 
     assert data["test"].select("_row", *names).rows() == [(0, 3, 2, 1, 0, 0, 0, 0, 1, 1), (2, 2, 0, 2, 0, 0, 0, 0, 0, 0)]
 
@@ -95,8 +96,15 @@ def test_values_are_ignored_and_a_last_line_needs_no_line_feed(tmp_path: Path) -
 
 
 def test_the_draws_are_those_of_python() -> None:
-    rng = random.Random(7)
-    assert _draws(7, 2000).tolist() == [rng.random() for _ in range(2000)]
+    rng, ours = random.Random(7), python_generator(7)
+    assert [*ours.random(1999).tolist(), *ours.random(1).tolist()] == [rng.random() for _ in range(2000)]
+
+
+def test_replay_draws_the_rows_of_the_script(tmp_path: Path) -> None:
+    small_raw(tmp_path / "raw")
+    prepare(tmp_path / "raw", tmp_path / "out", min_count=1)
+    rng = random.Random(2020)  # its rule: one draw for each kept row, 0.9 or more is validation
+    assert read_all(tmp_path / "out")["valid"]["_row"].to_list() == [i for i in range(40) if rng.random() >= 0.9]
 
 
 def test_same_input_gives_the_same_bytes_and_shards_have_the_size_asked(tmp_path: Path) -> None:
@@ -111,7 +119,7 @@ def test_same_input_gives_the_same_bytes_and_shards_have_the_size_asked(tmp_path
         assert (tmp_path / "one" / path).stat().st_size == shard["bytes"]
         assert shard["rows"] <= 15
     assert [s["rows"] for p, s in one.shards.items() if p.startswith("test")] == [15, 15, 10]
-    prepare(tmp_path / "raw", tmp_path / "three", min_count=1, rows_per_shard=15, split_seed=1)
+    prepare(tmp_path / "raw", tmp_path / "three", min_count=1, rows_per_shard=15, shuffle_seed=1)
     assert read_meta(tmp_path / "three").checksum != one.checksum
 
 
@@ -135,49 +143,22 @@ def part(draw: st.DrawFn) -> Raw:
     return common, draw(st.lists(row, min_size=4, max_size=25))
 
 
-def slow(train: Raw, test: Raw, min_count: int, seed: int, share: float) -> dict[str, list[dict[str, int]]]:
-    """The rules of the format with a dict for each row."""
-
-    def rows(raw: Raw) -> list[dict[str, int]]:
-        common, lines = raw
-        return [
-            {**dict(own), **dict(common[user]), "click": click, "purchase": purchase, "_row": i}
-            for i, (click, purchase, user, own) in enumerate(lines)
-            if click or not purchase
-        ]
-
-    kept = rows(train)
-    number = {}
-    for name in FIELDS:
-        seen = Counter(row[name] for row in kept if name in row)
-        number[name] = {v: i + 1 for i, v in enumerate(sorted(v for v, n in seen.items() if n >= min_count))}
-    rng = random.Random(seed)
-    out: dict[str, list[dict[str, int]]] = {"train": [], "valid": [], "test": []}
-    for row in kept:
-        out["valid" if rng.random() >= 1 - share else "train"].append(row)
-    out["test"] = rows(test)
-    labels = ("click", "purchase", "_row")
-    return {
-        split: [{f: number[f].get(r.get(f, -1), 0) for f in FIELDS} | {k: r[k] for k in labels} for r in of_split]
-        for split, of_split in out.items()
-    }
-
-
-@settings(max_examples=40, deadline=None)
-@given(train=part(), test=part(), min_count=st.integers(1, 4), seed=st.integers(0, 9))
-def test_converter_equals_a_slow_reference(train: Raw, test: Raw, min_count: int, seed: int) -> None:
-    expected = slow(train, test, min_count, seed, 0.3)
+@settings(max_examples=25, deadline=None)
+@given(train=part(), test=part(), min_count=st.integers(1, 4), seed=st.integers(0, 9), order=st.randoms(use_true_random=False))
+def test_converter_equals_a_slow_reference(train: Raw, test: Raw, min_count: int, seed: int, order: random.Random) -> None:
     with TemporaryDirectory() as name:
         raw, out = Path(name) / "raw", Path(name) / "out"
-        write_raw(raw, "train", *train)
-        write_raw(raw, "test", *test)
-        if not all(expected.values()):
+        for part_name, (common, rows) in (("train", train), ("test", test)):
+            write_raw(raw, part_name, dict(order.sample(sorted(common.items()), len(common))), rows)
+        splits, sizes, bad, impossible = slow(raw, min_count, np.random.default_rng(seed).random, 0.3)
+        if not all(splits.values()):
             with pytest.raises(SeqmtlError, match="would have no rows"):
-                prepare(raw, out, min_count=min_count, split_seed=seed, valid_share=0.3)
+                prepare(raw, out, min_count=min_count, split="random", split_seed=seed, valid_share=0.3)
             return
-        prepare(raw, out, min_count=min_count, split_seed=seed, valid_share=0.3)
-        for split, rows in read_all(out).items():
-            assert [dict(sorted(r.items())) for r in rows.to_dicts()] == [dict(sorted(r.items())) for r in expected[split]]
+        prepare(raw, out, min_count=min_count, split="random", split_seed=seed, valid_share=0.3)
+        assert_equals_slow(out, splits, sizes)
+        assert not bad
+        assert read_meta(out).dropped == ({"purchase_without_click": impossible} if impossible else {})
 
 
 SKELETON, SHARED = "sample_skeleton_train.csv", "common_features_train.csv"
@@ -197,6 +178,12 @@ BAD_LINES = {
     "form": (SKELETON, "3,0,0,a,1,205\x03100\x021.0", "is not of the form field", "feature"),
     "utf8": (SKELETON, b"3,0,0,a,1,210\x02\xff\x031.0", r"byte 15 \(0xff\) is not UTF-8", "utf8"),
     "empty line": (SKELETON, "", "1 comma-separated fields instead of 6", "fields"),
+    "id has many digits": (SKELETON, "3,0,0,a,1,205\x0200000000005\x031.0", "the id of field 205 is '00000000005'", "id"),
+    "id is the last but one that fits": (SKELETON, "3,0,0,a,1,205\x022147483647\x031.0", "a number from 0 to 2147483646", "id"),
+    "id that is not the last": (SKELETON, "3,0,0,a,2,205\x02x\x031.0\x01205\x025\x031.0", "the id of field 205 is 'x'", "id"),
+    "separator": (SKELETON, "3\x01,0,0,a,1,205\x025\x031.0", "stands before the features", "feature"),
+    "text, no features": (SKELETON, "3,0,0,a,0,x", "feature_num says '0', but there are 1 features", "feature_num"),
+    "label is long": (SKELETON, "3,00,0,a,0,", "the click label is '00'", "label"),
     "common: fields": (SHARED, "z,1", "2 comma-separated fields instead of 3", "common_features: fields"),
     "common: id": (SHARED, "z,1,101\x02x\x031.0", "the id of field 101 is 'x'", "common_features: id"),
     "common: feature_num": (SHARED, f"z,9,{GOOD}", "feature_num says '9'", "common_features: feature_num"),
@@ -255,7 +242,11 @@ def test_missing_files_say_where_they_come_from(tmp_path: Path) -> None:
     ("options", "words"),
     [
         ({"on_bad_line": "ignore"}, "error or skip"),
-        ({"valid_share": 0.0}, "valid_share"),
+        ({"split": "random", "valid_share": 0.0}, "valid_share must lie between 0 and 1"),
+        ({"valid_share": 0.2}, "split=replay repeats the split of AITM's script, whose valid_share is 0.1, not 0.2"),
+        ({"split_seed": 1}, "whose split_seed is 2020, not 1; with dataset.prepare.split=random any other is possible"),
+        ({"split": "user"}, "split must be replay or random"),
+        ({"min_count": 0}, "min_count must be above 0"),
         ({"rows_per_shard": 0}, "rows_per_shard"),
     ],
 )
