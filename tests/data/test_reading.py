@@ -139,6 +139,11 @@ def test_a_multi_valued_field_is_read(with_bag: Path) -> None:
     assert batch.past["past"].tolist() == [[2, 3]] * 8
 
 
+def test_yaml_reads_the_names_of_bags_as_numbers(with_bag: Path) -> None:
+    meta = replace(read_meta(with_bag), bags={"109_14": {"size": 30, "items": 3}})
+    assert chosen_schema(config_of(bags={10914: 2}), meta).bags == (Field("109_14", 30, bag=2),)
+
+
 @pytest.mark.parametrize(
     ("bags", "says"),
     [({"gone": 3}, r"no such multi-valued field \(they have past\)"), ({"past": 0}, "must be the most ids that are read")],

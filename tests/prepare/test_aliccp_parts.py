@@ -10,17 +10,18 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from aliccp_files import FIELDS, Pairs, read_all, small_raw, write_raw
+from aliccp_files import FIELDS, Pairs, read_all, slow_lines, small_raw, write_raw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seqmtl.data.meta import read_meta
 from seqmtl.errors import SeqmtlError
-from seqmtl.prepare import aliccp_ids, aliccp_real, aliccp_rows, aliccp_spill, aliccp_users
+from seqmtl.prepare import aliccp_real, aliccp_rows, aliccp_spill, aliccp_users, vocabulary
 from seqmtl.prepare.aliccp import prepare
-from seqmtl.prepare.aliccp_ids import Counts, Vocabulary
-from seqmtl.prepare.aliccp_line import MISSING
+from seqmtl.prepare.aliccp_line import explain
+from seqmtl.prepare.aliccp_tokens import read_lines
 from seqmtl.prepare.aliccp_users import Keys, Users, padded
+from seqmtl.prepare.vocabulary import MISSING, Counts, Vocabulary
 
 
 def mixed_raw(raw: Path, rows: int = 300) -> None:
@@ -49,6 +50,86 @@ def test_the_result_does_not_depend_on_blocks_and_threads(
     meta = read_meta(tmp_path / "cut")
     assert meta == read_meta(tmp_path / "as is")
     assert set(meta.dropped) == {"purchase_without_click", "common_feature"}
+
+
+def test_progress_ends_once_at_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aliccp_rows, "BLOCK", 700)
+    mixed_raw(tmp_path / "raw")
+    told: dict[str, list[tuple[int, float]]] = {}
+    prepare(
+        tmp_path / "raw",
+        tmp_path / "out",
+        on_bad_line="skip",
+        report=lambda what, rows, share: told.setdefault(what, []).append((rows, share)),
+    )
+    assert list(told) == [
+        "reading common_features_train.csv",
+        "reading sample_skeleton_train.csv",
+        "writing train and valid",
+        "reading common_features_test.csv",
+        "reading sample_skeleton_test.csv",
+    ]
+    for steps in told.values():
+        assert steps == sorted(steps)
+        assert [share for _, share in steps].index(1.0) == len(steps) - 1
+    assert told["reading sample_skeleton_train.csv"][-1][0] == 300
+
+
+TOKENS = [
+    b"\x01",
+    b"\x02",
+    b"\x03",
+    b",",
+    b"\n",
+    b"0",
+    b"1",
+    b"2",
+    b"9999999999",
+    b"2147483647",
+    b"205",
+    b"101",
+    b"853",
+    b"x",
+    b"\x00",
+    b"\xff",
+    "é".encode(),
+]
+SOUP = st.lists(st.sampled_from(TOKENS), min_size=1, max_size=40).map(b"".join)
+FEATURE = st.tuples(
+    st.sampled_from([b"205", b"101", b"853", b"210", b"1010", b"05"]), st.sampled_from([b"7", b"08", b"2147483646", b"x", b""])
+).map(lambda f: b"\x02".join(f) + b"\x031")
+RIGHT = st.lists(FEATURE, max_size=4).map(lambda fs: b"%d," % len(fs) + b"\x01".join(fs))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    lines=st.lists(
+        st.one_of(SOUP, RIGHT, RIGHT.map(lambda line: b"u," + line), RIGHT.map(lambda line: b"1,0,1,u," + line)),
+        min_size=1,
+        max_size=12,
+    ),
+    end=st.booleans(),
+    commas=st.sampled_from([2, 5]),
+)
+def test_lines_are_read_as_a_slow_reading_does(lines: list[bytes], end: bool, commas: int) -> None:
+    block = b"\n".join(lines) + b"\n" * end
+    if not block:
+        return
+    expected = list(slow_lines(block, commas + 1))
+    read = read_lines(block, commas)
+    assert read.n == len(expected)
+    assert read.bad.tolist() == [line is None for line in expected]
+    assert [line for _, line in read.left_out()] == [
+        line for line, right in zip(block.split(b"\n"), expected, strict=False) if right is None
+    ]
+    for i, line in enumerate(expected):
+        if line is not None:
+            assert {name: n for name, n in zip(FIELDS, read.ids[:, i].tolist(), strict=True) if n != MISSING} == line[1]
+            assert line[0] == read.text[read.start[i] : read.commas[i, -1]].tobytes().split(b",")
+        else:
+            reason, words = explain(block.split(b"\n")[i], commas + 1, None, False)
+            assert reason in ("fields", "feature", "feature_num", "id", "utf8")
+            assert "cannot be read" not in words  # the way out for what nobody thought of
 
 
 def test_the_shuffle_is_a_permutation_that_shuffles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,8 +190,8 @@ def test_counts_and_numbers_are_those_of_a_dict(
     blocks: list[list[int]], shift: int, min_count: int, span: int, waiting: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(aliccp_ids, "SPAN", span)
-        patch.setattr(aliccp_ids, "WAITING", waiting)
+        patch.setattr(vocabulary, "SPAN", span)
+        patch.setattr(vocabulary, "WAITING", waiting)
         arrays = [np.array([min(i + shift, MISSING) for i in ids], np.int32) for ids in blocks]
         counts = Counts()
         for ids in arrays:
@@ -118,11 +199,11 @@ def test_counts_and_numbers_are_those_of_a_dict(
         seen = Counter(i for ids in arrays for i in ids.tolist() if i != MISSING)
         known = counts.frequent(min_count)
         assert known.tolist() == sorted(i for i, n in seen.items() if n >= min_count)
-        vocabulary = Vocabulary(known)
+        made = Vocabulary(known)
         number = {i: place for place, i in enumerate(known.tolist(), 1)}
         asked = np.array([*seen, 0, 1, MISSING - 1, MISSING, shift], np.int32)
-        assert vocabulary.encode(asked).tolist() == [number.get(i, 0) for i in asked.tolist()]
-        assert vocabulary.size == len(known) + 1
+        assert made.encode(asked).tolist() == [number.get(i, 0) for i in asked.tolist()]
+        assert made.size == len(known) + 1
 
 
 def with_oracle(raw: Path, rows: dict[str, int], first: int = 0) -> None:
@@ -133,7 +214,7 @@ def with_oracle(raw: Path, rows: dict[str, int], first: int = 0) -> None:
 
 def test_the_truth_comes_along_with_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aliccp_rows, "BLOCK", 700)
-    monkeypatch.setattr("seqmtl.prepare.aliccp_truth.BATCH", 17)
+    monkeypatch.setattr("seqmtl.prepare.truth.BATCH", 17)
     mixed_raw(tmp_path / "raw")
     with_oracle(tmp_path / "raw", {"train": 300, "test": 300})
     prepare(tmp_path / "raw", tmp_path / "out", min_count=1, on_bad_line="skip")
@@ -149,7 +230,7 @@ def test_the_truth_comes_along_with_its_row(tmp_path: Path, monkeypatch: pytest.
 def test_a_truth_of_other_rows_is_refused(tmp_path: Path, rows: int, first: int) -> None:
     mixed_raw(tmp_path / "raw")
     with_oracle(tmp_path / "raw", {"train": rows, "test": 300}, first)
-    with pytest.raises(SeqmtlError, match=r"oracle_train.parquet does not hold the rows of the skeleton"):
+    with pytest.raises(SeqmtlError, match=r"oracle_train.parquet does not hold the rows of the raw file"):
         prepare(tmp_path / "raw", tmp_path / "out", on_bad_line="skip")
 
 

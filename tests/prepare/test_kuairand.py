@@ -232,6 +232,46 @@ def test_wrong_options(tmp_path: Path, options: dict[str, Any]) -> None:
         prepare(write(tmp_path / "raw"), tmp_path / "out", **options)
 
 
+def past(directory: Path) -> dict[int, dict[str, list[int]]]:
+    """The histories of each row, by its number."""
+    flat = {name: np.load(directory / "histories" / f"{name}.npy") for name in kuairand.HISTORIES}
+    return {
+        row["_row"]: {
+            name: ids[row[f"{name}_end"] - row[f"{name}_len"] : row[f"{name}_end"]].tolist() for name, ids in flat.items()
+        }
+        for frame in read(directory).values()
+        for row in frame.iter_rows(named=True)
+    }
+
+
+@pytest.mark.parametrize("how", ["fix", "drop"])
+def test_histories_are_the_users_earlier_rows_in_time(tmp_path: Path, how: str) -> None:
+    rng = np.random.default_rng(0)
+    times = rng.integers(0, 12, 60)  # many ties
+    log = [
+        impression(int(time), user=1 + int(rng.integers(3)), video=5 + int(rng.integers(4)), click=int(c), view=int(v), like=int(k))
+        for time, c, v, k in zip(times, *rng.integers(0, 2, (3, 60)), strict=True)
+    ]
+    prepare(write(tmp_path / "raw", log), tmp_path / "out", on_order_violation=how)
+    found, rows = past(tmp_path / "out"), pl.concat(read(tmp_path / "out").values()).rows(named=True)
+    for j, row in enumerate(rows):  # in the order of time, ties in the order of the file
+        mine = [r for r in rows[:j] if r["user_id"] == row["user_id"]]
+        for name, (task, label) in kuairand.HISTORIES.items():
+            assert found[row["_row"]][name] == [r["video_id"] for r in mine if r[task] == label]
+    meta = read_meta(tmp_path / "out")
+    assert {h["field"] for h in meta.histories.values()} == {"video_id"}
+    assert meta.histories["click"]["items"] + meta.histories["negative"]["items"] == len(rows)
+
+
+def test_no_later_row_changes_a_history(tmp_path: Path) -> None:
+    prepare(write(tmp_path / "raw"), tmp_path / "out")
+    changed = [*IMPRESSIONS[:13], impression(1013, user=2, video=6), *IMPRESSIONS[14:]]
+    prepare(write(tmp_path / "raw", changed), tmp_path / "changed")
+    before, after = past(tmp_path / "out"), past(tmp_path / "changed")
+    assert [before[row] for row in range(14)] == [after[row] for row in range(14)]
+    assert any(before[row] != after[row] for row in range(14, 20))
+
+
 REAL = Path(os.environ.get("SEQMTL_KUAIRAND_RAW", Path(__file__).parents[2] / ".." / "shared" / "data" / "kuairand"))
 
 
@@ -248,6 +288,7 @@ def test_the_real_slice_has_the_counts_it_should(tmp_path: Path) -> None:
     assert positives == {"click": 41_503, "long_view": 29_123 - 104, "like": 1_625 - 291}
     assert sum(dropped.rows.values()) == 94_784 - sum(dropped.dropped.values())
     assert max(104, 291) <= sum(dropped.dropped.values()) <= 104 + 291
+    assert {name: h["items"] for name, h in fixed.histories.items()} == positives | {"negative": 94_784 - 41_503}
     data = read(tmp_path / "fix")
     assert data["train"].n_unique() == 75_828  # `_row` tells repeated impressions apart
     for name, size in fixed.fields.items():

@@ -275,10 +275,11 @@ def test_two_at_once_make_one(tmp_path: Path) -> None:
 
 def test_the_configurations_compose() -> None:
     with initialize_config_dir(CONF, version_base="1.3"):
-        for name in ("aliccp", "aliccp_sim", "aliccp_demo", "kuairand"):
+        for name in sorted(path.stem for path in Path(CONF, "dataset").glob("*.yaml")):
             cfg = compose("prepare", overrides=[f"dataset={name}"])
             assert cfg.dataset.name == name
-            assert set(cfg.dataset) - {"rates"} == {"name", "about", "fields", "tasks", "batch_size", "prepare"}
+            optional = {"rates", "histories", "main_history", "downsample"}
+            assert set(cfg.dataset) - optional == {"name", "about", "fields", "tasks", "batch_size", "prepare"}
             assert f"seqmtl prepare dataset={name}" in cfg.dataset.about
             prepare: Any = OmegaConf.to_container(cfg.dataset.prepare, resolve=True)
             simulate = prepare.pop("simulate", None)

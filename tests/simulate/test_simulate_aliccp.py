@@ -11,9 +11,10 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from seqmtl.errors import SeqmtlError
+from seqmtl.simulate import aliccp
 from seqmtl.simulate.aliccp import simulate
 
-SIZE: dict[str, Any] = {"train_rows": 40_000, "test_rows": 20_000}
+SIZE: dict[str, Any] = {"train_rows": 30_000, "test_rows": 20_000}
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +49,8 @@ def test_rates_follow_the_oracle(raw: Path, part: str) -> None:
     for task, rate in (("click", 0.0389), ("purchase", 0.008)):
         error = 3 * np.sqrt((p[task] * (1 - p[task])).sum())  # three standard errors of the number of positives
         assert abs(y[task].sum() - p[task].sum()) < error  # so PCOC of the oracle is 1
-        if part == "train":
-            assert p[task].mean() == pytest.approx(rate, rel=1e-6)
-            assert abs(y[task].sum() - rate * len(y)) < error
+        assert abs(p[task].sum() - rate * len(y)) < 0.1 * error
+        assert abs(y[task].sum() - rate * len(y)) < error
 
 
 def test_the_oracle_ranks_well(raw: Path) -> None:
@@ -63,7 +63,8 @@ def test_rates_of_the_paper_and_others(tmp_path: Path) -> None:
     for rates, wanted in (("paper", (0.0389, 0.0002)), ({"click": 0.3, "purchase": 0.1}, (0.3, 0.1))):
         simulate(tmp_path / "r", rates=rates, train_rows=5000, test_rows=100)  # type: ignore[arg-type]
         p = pl.read_parquet(tmp_path / "r" / "oracle_train.parquet")
-        assert (p["click"].mean(), p["purchase"].mean()) == pytest.approx(wanted, rel=1e-6)
+        for task, rate in zip(("click", "purchase"), wanted, strict=True):
+            assert abs(p[task].mean() - rate) < 0.3 * np.sqrt(rate * (1 - rate) / 5000)  # type: ignore[operator]
 
 
 def log_odds(p: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
@@ -96,6 +97,40 @@ def test_the_format(raw: Path) -> None:
     assert set(shared[9:]) == {"109_14", "110_14", "127_14", "150_14"}
 
 
+@pytest.mark.parametrize("drift", [0.0, 2.0])
+def test_drift_parts_training_and_test(tmp_path: Path, drift: float) -> None:
+    """At drift 2 what was likely is unlikely, at the same rates."""
+    simulate(tmp_path, train_rows=3000, test_rows=3000, drift=drift)
+    options = aliccp.Options(3000, 3000, 0.5, 0.78, 0.5, 0.1, 0.8, 100, 200, drift, 0)
+    users, items = aliccp.population(options)
+    test, train = (aliccp.Truth(options, [0.0389, 0.008], users, items, part, 3000) for part in (1, 0))
+    (played,) = test.play()
+    blocks = aliccp.phi(played.met, users, items)
+    click, given = log_odds(pl.read_parquet(tmp_path / "oracle_test.parquet"))
+    for task, odds in enumerate((click, given)):
+        assert np.corrcoef(odds, test.weights.signal(blocks, 1)[:, task])[0, 1] == pytest.approx(1, abs=1e-6)
+        same = np.corrcoef(odds, train.weights.signal(blocks, 0)[:, task])[0, 1]
+        assert same == pytest.approx(1 - drift, abs=1e-6)
+
+
+def test_borders_of_chunks_do_not_show(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(aliccp, "CHUNK", 1000)
+    simulate(tmp_path, train_rows=5432, test_rows=1000, rows_per_user=2, rates={"click": 0.3, "purchase": 0.1})
+    lines = [line.split(",") for line in (tmp_path / "sample_skeleton_train.csv").read_text().splitlines()]
+    assert [int(line[0]) for line in lines] == list(range(1, 5433))
+    common = [line.split(",") for line in (tmp_path / "common_features_train.csv").read_text().splitlines()]
+    assert len(common) > 1000  # users, in more than one chunk too
+    assert {line[0] for line in common} == {line[3] for line in lines}
+    assert len({line[0] for line in common}) == len(common)
+    assert {len(line[2].split("\x01")) for line in common} == {int(common[0][1])}
+    p = pl.read_parquet(tmp_path / "oracle_train.parquet")
+    assert p["_row"].to_list() == list(range(5432))
+    for task, column in (("click", 1), ("purchase", 2)):
+        happened = np.array([line[column] == "1" for line in lines])
+        assert abs(happened.sum() - p[task].sum()) < 3 * np.sqrt((p[task] * (1 - p[task])).sum())
+        assert roc_auc_score(happened, p[task]) > 0.65  # rows and truth in one order
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -103,11 +138,12 @@ def test_the_format(raw: Path) -> None:
         ({"test_rows": 0}, "test_rows must be above 0"),
         ({"train_rows": 10.5}, "train_rows must be a whole number"),
         ({"rates": {"click": 1.2, "purchase": 0.1}}, r"rates\.click must lie between 0 and 1"),
-        ({"rates": {"click": 0.1, "purchase": 0.2}}, "a purchase needs a click"),
+        ({"rates": {"click": 0.1, "purchase": 0.2}}, "without which there is none"),
         ({"rates": {"click": 0.1}}, "rates must be default, paper or"),
         ({"rates": "papre"}, "rates must be default, paper or"),
         ({"relatedness": 2}, "relatedness must lie between -1 and 1"),
         ({"oracle_auc": "high"}, "oracle_auc must be a number"),
+        ({"drift": 3}, "drift must lie between 0"),
         ({"seed": -1}, "seed must not be negative"),
     ],
 )

@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from seqmtl.data.draws import uniform
 from seqmtl.data.meta import Meta
 from seqmtl.errors import SeqmtlError
 
+STREAM = 2000  # of random numbers; the converters use those below
 SPLITS = ("train", "valid")  # the test split stays as it is
 
 
@@ -30,7 +32,7 @@ class Downsample:
 
     def mask(self, label: NDArray[Any], row: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which rows stay: label (N,), row (N,) → (N,)."""
-        return (label != 0) | (_uniform(row, self.seed) < self.keep)
+        return (label != 0) | (uniform(row, self.seed, STREAM) < self.keep)
 
 
 def chosen_downsample(options: Mapping[str, Any] | None, meta: Meta) -> Downsample | None:
@@ -56,13 +58,3 @@ def chosen_downsample(options: Mapping[str, Any] | None, meta: Meta) -> Downsamp
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise SeqmtlError(f"dataset.downsample.seed must be an integer of at least 0, not {seed!r}")
     return Downsample(task, positives * (1 - rate) / (rate * (rows - positives)), seed)
-
-
-def _uniform(row: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
-    """A number in [0, 1) for each row number: SplitMix64 (Steele et al., OOPSLA 2014)."""
-    first = np.uint64((seed + 1) * 0xD1342543DE82EF95 % 2**64)
-    x = (row.astype(np.uint64) + first) * np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    x ^= x >> np.uint64(31)
-    return (x >> np.uint64(11)).astype(np.float64) / 2.0**53

@@ -93,14 +93,16 @@ def _histories(chosen: Mapping[str, Mapping[str, Any]] | None, meta: Meta) -> tu
 def _bags(chosen: Mapping[str, int] | None, meta: Meta) -> tuple[Field, ...]:
     """`dataset.bags`: {name of a multi-valued field: the most ids that are read of it}."""
     bags = []
+    by_number = {name.replace("_", ""): name for name in meta.bags}  # YAML reads 109_14 as 10914
     for name, most in (chosen or {}).items():
-        if str(name) not in meta.bags:
+        name = by_number.get(str(name), str(name))
+        if name not in meta.bags:
             raise SeqmtlError(
                 f"dataset.bags.{name}: the data have no such multi-valued field (they have {', '.join(meta.bags) or 'none'})"
             )
         if not isinstance(most, int) or isinstance(most, bool) or most < 1:
             raise SeqmtlError(f"dataset.bags.{name} must be the most ids that are read, an integer of at least 1, not {most!r}")
-        bags.append(Field(str(name), meta.bags[str(name)]["size"], most))
+        bags.append(Field(name, meta.bags[name]["size"], most))
     return tuple(bags)
 
 

@@ -5,7 +5,8 @@
     video_features_basic_pure.csv    one line per video
 
 Split by time: the rows sorted by `time_ms` (ties in file order), first train, then valid, then test. Vocabularies and quantiles
-are those of the training rows alone.
+are those of the training rows alone. The histories of a row are the videos of the user's rows that stand before it in this order:
+those clicked, viewed long, liked, and not clicked (`negative`).
 
 Unusual: a child without its parent (104 long views and 291 likes without a click among 94,784 real rows) is lowered to 0 by
 default, because dropping the row would choose impressions by their outcome. `is_rand` (0 in every standard log),
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 
 from seqmtl.errors import SeqmtlError
 from seqmtl.prepare.csv_table import Table, read_table
+from seqmtl.prepare.past import first_rows, past
 from seqmtl.prepare.raw import BadLines, Report
 from seqmtl.prepare.writer import DatasetWriter
 
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 PARENTS = {"click": None, "long_view": "click", "like": "click"}
+HISTORIES = {"click": ("click", 1), "long_view": ("long_view", 1), "like": ("like", 1), "negative": ("click", 0)}
 LABELS = {"click": "is_click", "long_view": "long_view", "like": "is_like"}
 
 IDS = ("user_id", "video_id", "author_id", "music_id")
@@ -83,13 +86,16 @@ def prepare(
     n = len(rows)
     ends = {"train": n - round(n * valid_share) - round(n * test_share), "valid": n - round(n * test_share), "test": n}
 
-    writer = DatasetWriter(directory, (*CATEGORIES, *NUMBERS), PARENTS, options, rows_per_shard)
+    made_of = dict.fromkeys(HISTORIES, "video_id")
+    writer = DatasetWriter(directory, (*CATEGORIES, *NUMBERS), PARENTS, options, rows_per_shard, made_of)
     columns: dict[str, NDArray[Any]] = {name: rows[name].to_numpy() for name in ("_row", *PARENTS)}
     sizes = {}
     for name in CATEGORIES:
         columns[name], sizes[name] = _category(rows[name], ends["train"], min_count)
     for name in NUMBERS:
         columns[name], sizes[name] = _bins(rows[name].to_numpy(), ends["train"], quantiles)
+    for name, flat in _histories(rows["user_id"].to_numpy(), columns).items():
+        writer.history(name, flat)
     start = 0
     for split, end in ends.items():
         for at in range(start, end, rows_per_shard):
@@ -98,6 +104,20 @@ def prepare(
             report("writing", stop, stop / n)
         start = end
     writer.finish(sizes, sources, {**bad.counts, **dropped}, fixed)
+
+
+def _histories(user: NDArray[np.int64], columns: dict[str, NDArray[Any]]) -> dict[str, NDArray[np.int32]]:
+    """The flat array of each behaviour, of rows in the order of time; their ends and lengths become columns."""
+    order = np.argsort(user, kind="stable")
+    first, videos = first_rows(user[order]), columns["video_id"][order]
+    flat = {}
+    for name, (task, label) in HISTORIES.items():
+        behaviour = past(first, videos, columns[task][order] == label)
+        for what, values in (("end", behaviour.end), ("len", behaviour.length)):
+            columns[f"{name}_{what}"] = np.empty_like(values)
+            columns[f"{name}_{what}"][order] = values
+        flat[name] = behaviour.flat
+    return flat
 
 
 def _check_options(valid_share: float, test_share: float, quantiles: int, on_order_violation: str) -> None:

@@ -50,8 +50,9 @@ class Buckets:
         records = np.empty(len(bucket), self.row)
         for name in self.row.names or ():
             records[name] = columns[name]
-        order = np.argsort(bucket, kind="stable")
-        records, counts = records[order], np.bincount(bucket, minlength=self.n)
+        # Numbers of 16 bits are sorted by radix; `take` moves whole records, an index would move them field by field.
+        order = np.argsort(bucket.astype(np.uint16) if self.n <= 1 << 16 else bucket, kind="stable")
+        records, counts = records.take(order), np.bincount(bucket, minlength=self.n)
         self.rows += counts
         with disk_errors(self.directory):
             for b, (stop, count) in enumerate(zip(np.cumsum(counts).tolist(), counts.tolist(), strict=True)):
@@ -102,5 +103,6 @@ class Shuffle(Buckets):
         for bucket in range(self.n):
             records = self._records(bucket)
             order = np.random.default_rng([self.seed, 1, bucket]).permutation(len(records))
-            yield {name: records[name][order] for name in self.row.names or ()}
+            records = records.take(order)
+            yield {name: np.ascontiguousarray(records[name]) for name in self.row.names or ()}
             self._path(bucket).unlink()

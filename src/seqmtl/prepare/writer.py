@@ -1,13 +1,11 @@
 """Writes a prepared dataset: Parquet shards, histories, the truth of a simulation, meta.json last. docs/datasets.md has the layout.
 
-Unusual: the checksum is taken over the columns' values, not over the Parquet bytes, so a newer Arrow does not change it. Columns
-are byte-stream-split instead of dictionary-encoded: shards of ids are a fifth smaller so, and three times faster to write and read.
+Unusual: columns are byte-stream-split instead of dictionary-encoded: shards of ids are a fifth smaller so, and three times faster
+to write and read.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from numpy.typing import NDArray
 from seqmtl.data.meta import OUTCOMES, SPLITS, Meta
 from seqmtl.disk import write_file
 from seqmtl.errors import SeqmtlError
+from seqmtl.prepare.checksum import column_types, dataset_checksum, shard_hash
 from seqmtl.prepare.growing import HistoryFile, TruthFile, parquet_bytes
 
 Columns = Mapping[str, NDArray[Any]]
@@ -61,10 +60,7 @@ class DatasetWriter:
         self.parents = dict(parents)
         self.options = None if options is None else dict(options)
         self.rows_per_shard = rows_per_shard
-        self._types = dict.fromkeys(fields, "int32") | dict.fromkeys(parents, "int8") | {"_row": "int64"}
-        self._types |= {
-            f"{name}_{what}": kind for name in (*histories, *bags) for what, kind in (("end", "int64"), ("len", "int32"))
-        }
+        self._types = column_types(fields, parents, (*histories, *bags))
         self._highest = dict.fromkeys(fields, 0)
         self._rows = dict.fromkeys(SPLITS, 0)
         self._positives = {split: dict.fromkeys(parents, 0) for split in SPLITS}
@@ -158,7 +154,7 @@ class DatasetWriter:
             sources=dict(sources),
             shards=self._shards,
             statistics=({"history_lengths": lengths} if lengths else {}) | dict(statistics or {}),
-            checksum=self._checksum(sizes),
+            checksum=dataset_checksum(sizes, self.parents, self._hashes, {k: h.field for k, h in self._histories.items()}),
         )
         write_file(self.directory / "meta.json", meta.to_json().encode())
         return meta
@@ -167,29 +163,24 @@ class DatasetWriter:
         """Writes the first `rows` of the waiting rows as one shard."""
         if not rows:
             return
-        chunks = self._waiting[split]
-        whole = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in self._types}
-        head = {name: values[:rows] for name, values in whole.items()}
-        rest = {name: values[rows:] for name, values in whole.items()}
-        self._n_waiting[split] -= rows
-        self._waiting[split] = [rest] if self._n_waiting[split] else []
+        head = self._taken(split, rows)
         number = sum(path.startswith(f"{split}/") for path in self._shards)
         path = f"{split}/part-{number:05d}.parquet"
         data = parquet_bytes(head)
         write_file(self.directory / path, data)
         self._shards[path] = {"rows": rows, "bytes": data.nbytes}
-        self._hashes[path] = _hash(head)
+        self._hashes[path] = shard_hash({name: [values] for name, values in head.items()})
 
-    def _checksum(self, sizes: Mapping[str, int]) -> str:
-        what: dict[str, Any] = {"fields": dict(sizes), "parents": self.parents, "shards": self._hashes}
-        if self._histories:
-            what["histories"] = {name: history.field for name, history in self._histories.items()}
-        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
-
-
-def _hash(columns: Columns) -> str:
-    digest = hashlib.sha256()
-    for name, values in columns.items():
-        digest.update(f"{name}:{values.dtype}:{len(values)};".encode())
-        digest.update(np.ascontiguousarray(values).data)
-    return digest.hexdigest()
+    def _taken(self, split: str, rows: int) -> dict[str, NDArray[Any]]:
+        """The first `rows` of the waiting rows, which wait no longer: no more than these are in memory twice."""
+        waiting, parts, n = self._waiting[split], [], 0
+        while n < rows:
+            chunk = waiting.pop(0)
+            here = len(chunk["_row"])
+            if n + here > rows:
+                waiting.insert(0, {name: values[rows - n :].copy() for name, values in chunk.items()})
+                chunk = {name: values[: rows - n] for name, values in chunk.items()}
+            parts.append(chunk)
+            n += here
+        self._n_waiting[split] -= rows
+        return {name: np.concatenate([part.pop(name) for part in parts]) for name in self._types}
