@@ -50,8 +50,6 @@ def log() -> pl.DataFrame:
 @pytest.fixture(params=TOOLS)
 def folder(request: pytest.FixtureRequest, tmp_path: Path, log: pl.DataFrame, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where log.csv was, and what the example made of it."""
-    if request.param == "duckdb":
-        pytest.importorskip("duckdb")
     log.write_csv(tmp_path / "log.csv")
     page = examples()
     (tmp_path / "conf" / "dataset").mkdir(parents=True)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from check_damages import edit_meta, said, write_whole
 
 from seqmtl.data.histories import Histories
 from seqmtl.data.meta import SPLITS, read_meta
 from seqmtl.data.shards import Shards
 from seqmtl.types import Field, History
-from test_check import edit_meta, said, whole  # noqa: F401
 
 
 def read_all(directory: Path) -> None:
@@ -43,8 +43,8 @@ def damage(path: Path, rng: np.random.Generator) -> None:
 
 
 @pytest.mark.parametrize("cases", [range(20), pytest.param(range(20, 400), marks=pytest.mark.slow)], ids=["few", "many"])
-def test_what_the_check_calls_valid_can_be_read(whole: Path, tmp_path: Path, cases: range) -> None:  # noqa: F811
-    valid = 0
+def test_what_the_check_calls_valid_can_be_read(tmp_path: Path, cases: range) -> None:
+    whole, valid = write_whole(tmp_path / "whole"), 0
     for case in cases:
         rng = np.random.default_rng(case)
         directory = Path(shutil.copytree(whole, tmp_path / str(case)))

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seqmtl.data.meta import SPLITS, read_meta
+from seqmtl.data.meta import SPLITS, prepare_command, read_meta
 from seqmtl.errors import SeqmtlError
 from seqmtl.prepare.atomic import locked, recover, replacing
 from seqmtl.prepare.summary import print_summary
@@ -24,12 +24,13 @@ LAYOUT = {"meta.json", "oracle", "histories", "bags", *SPLITS}
 
 
 def run(cfg: DictConfig) -> str:
-    """Prepares `cfg.dataset` and returns the last line of what it printed.
+    """Prepares `cfg.dataset`, or checks what is there, and returns the last line of what it printed.
 
-    Reads data_dir, raw_dir (null: `<data_dir>/raw/<name>`), overwrite, dataset.name, dataset.prepare.
+    Reads data_dir, raw_dir (null: `<data_dir>/raw/<name>`), overwrite, check, dataset.name, dataset.prepare (a check: dataset).
 
     Raises:
-        SeqmtlError: the data are there with other options and overwrite is false; raw files or options are bad; the disk refuses.
+        SeqmtlError: the data are there with other options and overwrite is false; raw files or options are bad; the disk refuses;
+            check found something.
     """
     from omegaconf import OmegaConf
     from rich.console import Console
@@ -39,7 +40,17 @@ def run(cfg: DictConfig) -> str:
     data_dir = Path(str(cfg.data_dir))
     raw_dir = Path(str(cfg.raw_dir)) if cfg.raw_dir is not None else data_dir / "raw" / name
     target = data_dir / name
+    if cfg.get("check"):
+        from seqmtl.prepare.check import check
+
+        dataset: Any = OmegaConf.to_container(cfg.dataset, resolve=True)
+        return _say(console, check(console, dataset, target.absolute()))
     options: Any = OmegaConf.to_container(cfg.dataset.prepare, resolve=True)
+    if not options:
+        raise SeqmtlError(
+            f"dataset.prepare of '{name}' names no converter: another tool writes it into {target};"
+            f" {prepare_command(target)} check=true looks whether it did so well"
+        )
     _refuse_nested(target, raw_dir)
     overwrite = bool(cfg.overwrite)
 
