@@ -97,6 +97,9 @@ def test_a_split_without_rows(tmp_path: Path) -> None:
         load(directory, "valid")
 
 
+WHOLE = '{"version": 1, "fields": {"a": 2}, "parents": {"c": null}, "rows": {"train": 1, "valid": 1, "test": 1}'
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -108,6 +111,10 @@ def test_a_split_without_rows(tmp_path: Path) -> None:
         ('{"version": 1, "fields": {"a": 0}, "parents": {"c": null}, "rows": {"train": 1, "valid": 1, "test": 1}}', "damaged"),
         ('{"version": 1, "fields": {"a": 2}, "parents": ["c"], "rows": {"train": 1, "valid": 1, "test": 1}}', "must be objects"),
         ('{"version": 1, "fields": {"a": 2}, "parents": {"c": "d"}, "rows": {"train": 1, "valid": 1, "test": 1}}', "parent 'd'"),
+        (f'{WHOLE}, "histories": {{"h": {{"field": "b", "items": 3}}}}}}', "history h must have the field that it is made of"),
+        (f'{WHOLE}, "histories": {{"h": {{"field": "a"}}}}}}', "'items'"),
+        (f'{WHOLE}, "histories": 3}}', "must be objects"),
+        (f'{WHOLE}, "bags": {{"b": {{"size": 3}}}}}}', "'items'"),
         (
             '{"version": 1, "fields": {"a": 2}, "parents": {"c": null}, "rows": {"train": -1, "valid": 1, "test": 1}}',
             "rows of each",

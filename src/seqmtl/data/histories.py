@@ -81,7 +81,7 @@ def _open(directory: Path, sequence: Sequence) -> NDArray[np.int32]:
         flat = np.load(path, mmap_mode="r")
     except FileNotFoundError:
         raise SeqmtlError(f"{path} is missing; {again}") from None
-    except (OSError, ValueError) as e:
+    except Exception as e:  # numpy parses the header as Python, and a damaged one fails in many ways
         if items == 0 and "mmap" in str(e):  # an empty file cannot be mapped
             return np.zeros(0, np.int32)
         raise SeqmtlError(f"{path} is damaged ({e}); {again}") from None

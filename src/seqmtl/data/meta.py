@@ -102,9 +102,15 @@ def read_meta(directory: Path) -> Meta:
     known = Meta.__dataclass_fields__
     try:
         meta = Meta(**{k: v for k, v in raw.items() if k in known})
-        if not all(isinstance(getattr(meta, key), dict) for key in ("fields", "parents", "rows", "shards")):
-            raise TypeError("fields, parents, rows and shards must be objects")
+        if not all(isinstance(getattr(meta, key), dict) for key in ("fields", "parents", "rows", "shards", "histories", "bags")):
+            raise TypeError("fields, parents, rows, shards, histories and bags must be objects")
         checks = [isinstance(n, int) and n > 0 for n in meta.fields.values()]
+        for name, history in meta.histories.items():
+            if history["field"] not in meta.fields or not isinstance(history["items"], int):
+                raise TypeError(f"history {name} must have the field that it is made of and the number of its items")
+        for name, bag in meta.bags.items():
+            if not (isinstance(bag["size"], int) and isinstance(bag["items"], int)):
+                raise TypeError(f"the multi-valued field {name} must have its size and the number of its items")
         checks += [isinstance(meta.rows[split], int) and meta.rows[split] >= 0 for split in SPLITS]
         if not (all(checks) and meta.fields and meta.parents):
             raise TypeError("there must be a field and a task, sizes of fields above 0, and rows of each split")

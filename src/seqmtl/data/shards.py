@@ -45,9 +45,10 @@ class Shards:
         lengths = [f"{sequence.name}_{what}" for sequence in self.sequences for what in ("end", "len")]
         self.columns = [*(field.name for field in self.fields), *schema.task_names, *lengths]
         thinned = [] if downsample is None else ["_row", downsample.task]
-        self._files = [_open(path, {*self.columns, *thinned}) for path in _paths(directory, meta, split)]
-        self._blocks = [(path, file, group) for path, file in self._files for group in range(file.num_row_groups)]
-        sizes = [file.metadata.row_group(group).num_rows for _, file, group in self._blocks]
+        footers = [(path, _footer(path, {*self.columns, *thinned})) for path in _paths(directory, meta, split)]
+        # The footers are kept and not the open files, of which a process may have only so many.
+        self._blocks = [(path, footer, group) for path, footer in footers for group in range(footer.num_row_groups)]
+        sizes = [footer.row_group(group).num_rows for _, footer, group in self._blocks]
         if sum(sizes) != meta.rows[split]:
             raise SeqmtlError(
                 f"{directory / split} holds {sum(sizes):,} rows and not the {meta.rows[split]:,} that meta.json names;"
@@ -110,10 +111,11 @@ class Shards:
         return self.downsample.mask(_column(table, self.downsample.task, 2, "labels", path), row)
 
     def _table(self, block: int, columns: list[str]) -> pa.Table:
-        path, file, group = self._blocks[block]
+        path, footer, group = self._blocks[block]
         try:
-            return file.read_row_group(group, columns=columns)
-        except (pa.ArrowException, OSError) as e:
+            with pq.ParquetFile(path, metadata=footer) as file:
+                return file.read_row_group(group, columns=columns)
+        except (pa.ArrowException, OSError, ValueError) as e:
             raise _damaged(path, e) from None
 
 
@@ -127,15 +129,16 @@ def _paths(directory: Path, meta: Meta, split: str) -> list[Path]:
     return paths
 
 
-def _open(path: Path, columns: set[str]) -> tuple[Path, pq.ParquetFile]:
+def _footer(path: Path, columns: set[str]) -> pq.FileMetaData:
     try:
-        file = pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as e:
+        footer = pq.read_metadata(path)
+        names = footer.schema.to_arrow_schema().names
+    except (pa.ArrowException, OSError, ValueError) as e:  # a damaged name of a column is no UTF-8
         raise _damaged(path, e) from None
-    lacking = sorted(columns - set(file.schema_arrow.names))
+    lacking = sorted(columns - set(names))
     if lacking:
         raise SeqmtlError(f"{path} has no column {', '.join(lacking)}; {prepare_again(path.parents[1])}")
-    return path, file
+    return footer
 
 
 def _damaged(path: Path, error: Exception) -> SeqmtlError:
