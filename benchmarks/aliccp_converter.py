@@ -54,8 +54,8 @@ class Cost:
 def measured(command: Sequence[str | Path], directory: Path) -> Cost:
     """Runs a command in a directory; exits if it fails.
 
-    Memory is the peak that the kernel notes (VmHWM), looked at ten times a second: `ru_maxrss` of a child is never below that of its
-    parent, as it survives exec.
+    Memory is the peak that the kernel notes (VmHWM), looked at ten times a second: `ru_maxrss` of a child is never below that of
+    its parent, as it survives exec.
     """
     start, peak = time.perf_counter(), 0.0
     process = subprocess.Popen([str(word) for word in command], cwd=directory, stdout=subprocess.DEVNULL)

@@ -101,7 +101,7 @@ def test_a_model_that_cannot_use_multi_valued_fields_says_so(plan: Any, told_by_
     config["model"]["stages"] = {"main": {}}
     config["optimizer"]["decay"] = []
     (run_dir / "config.yaml").write_text(yaml.safe_dump(config))
-    with pytest.raises(SeqmtlError, match=r"model=unable cannot use multi-valued fields .*dataset\.bags=\{\}"):
+    with pytest.raises(SeqmtlError, match=r"model=unable cannot use multi-valued fields .*dataset\.bags=null"):
         job.run(run_dir)
 
 
@@ -126,3 +126,27 @@ def test_negatives_are_left_out_of_training_and_not_of_the_test(
     assert y[:, 0].sum() == positives, "no positive is lost"
     assert abs(float(y[:, 0].mean()) - 0.9) < 0.05
     assert np.load(run_dir / "test_logits.npy").shape == (300, 2)
+
+
+@pytest.mark.parametrize("when", ["while it trains", "while it tests"])
+def test_data_that_are_prepared_anew_under_a_run_are_refused(
+    plan: Any, dataset: Path, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows are as many, but the ids mean something else: nothing but the version tells."""
+    from seqmtl.stage import Stage
+
+    name = "fit" if when == "while it trains" else "test"
+    real = getattr(Stage, name)
+
+    def swapped(self: Stage) -> Any:
+        done = real(self)
+        for shard in dataset.glob("*/*.parquet"):
+            frame = pl.read_parquet(shard)
+            frame.with_columns(user=39 - pl.col("user")).write_parquet(shard)
+        return done
+
+    monkeypatch.setattr(Stage, name, swapped)
+    run_dir = plan("model=shared_bottom", "trainer.max_epochs=1")
+    with pytest.raises(SeqmtlError, match="were prepared anew while this run trained on them; run the command again"):
+        job.run(run_dir)
+    assert not (run_dir / "metrics.json").exists()

@@ -61,6 +61,7 @@ class DataModule(L.LightningDataModule):
         self.rank = rank
         self.world_size = world_size
         self.reading = reading or Reading()
+        self._opened: dict[str, Shards] = {}
         self.histories = Histories(directory, meta, schema) if schema.histories or schema.bags else None
 
     def train_dataloader(self) -> Stream:
@@ -79,8 +80,10 @@ class DataModule(L.LightningDataModule):
         return self.meta.rows | {split: len(self._shards(split)) for split in THINNED}
 
     def _shards(self, split: str) -> Shards:
-        downsample = self.reading.downsample if split in THINNED else None
-        return Shards(self.directory, self.meta, self.schema, split, downsample)
+        if split not in self._opened:  # once: what is left out is counted when it is opened
+            downsample = self.reading.downsample if split in THINNED else None
+            self._opened[split] = Shards(self.directory, self.meta, self.schema, split, downsample)
+        return self._opened[split]
 
     def _stream(self, split: str, batch_size: int, seed: int | None = None) -> Stream:
         shards = self._shards(split)

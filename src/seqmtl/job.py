@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from seqmtl.build import stage_config
-from seqmtl.data.meta import data_version
+from seqmtl.data.meta import data_version, read_meta
 from seqmtl.data.prepared import chosen_schema, open_dataset
 from seqmtl.disk import write_file
 from seqmtl.errors import SeqmtlError
@@ -73,7 +73,7 @@ def run(run_dir: Path, sweep: str = "") -> dict[str, float | None]:
         with _job_log(run_dir):
             try:
                 tracker = _tracker(config, run_dir, sweep) if RANK == 0 else None
-                metrics, times = _stages(config, run_dir, tracker)
+                metrics, times = _stages(config, run_dir, tracker, version)
             except (KeyboardInterrupt, SystemExit):
                 raise  # status stays "running": the same command goes on from here
             except BaseException as e:
@@ -92,7 +92,19 @@ def _tracker(config: dict[str, Any], run_dir: Path, sweep: str) -> Tracker:
     return Tracker(Path(config["output_dir"]), run_dir, config, tags | ({"sweep": sweep} if sweep else {}))
 
 
-def _stages(config: dict[str, Any], run_dir: Path, tracker: Tracker | None) -> tuple[dict[str, float | None], dict[str, float]]:
+def _refuse_other_data(directory: Path, version: str) -> None:
+    """The test rows are read hours after the training rows: they must be of the same dataset."""
+    try:
+        same = data_version(directory, read_meta(directory)) == version
+    except (OSError, SeqmtlError):
+        same = False
+    if not same:
+        raise SeqmtlError(f"the data in {directory} were prepared anew while this run trained on them; run the command again")
+
+
+def _stages(
+    config: dict[str, Any], run_dir: Path, tracker: Tracker | None, version: str
+) -> tuple[dict[str, float | None], dict[str, float]]:
     """Fit one stage after the other, each from the best weights of the one before; test the last."""
     from seqmtl.checkpoint import load_weights
     from seqmtl.stage import Stage
@@ -115,14 +127,15 @@ def _stages(config: dict[str, Any], run_dir: Path, tracker: Tracker | None) -> t
         if weights is not None:
             stage.start_from(weights)
         stage.fit()
+        _refuse_other_data(directory, version)
         metrics |= {prefix + key: value for key, value in stage.best_metrics().items()}
         if not last:
             weights = load_weights(stage.selection.path(""))["state_dict"]
-    return _finish(stage, run_dir, tracker, metrics)
+    return _finish(stage, run_dir, tracker, metrics, version)
 
 
 def _finish(
-    stage: Stage, run_dir: Path, tracker: Tracker | None, metrics: dict[str, float | None]
+    stage: Stage, run_dir: Path, tracker: Tracker | None, metrics: dict[str, float | None], version: str
 ) -> tuple[dict[str, float | None], dict[str, float]]:
     """Test, and write what there is to know."""
     import numpy as np
@@ -130,6 +143,7 @@ def _finish(
     started = time.monotonic()
     tested, logits = stage.test()
     test_seconds = time.monotonic() - started
+    _refuse_other_data(stage.data.directory, version)
     metrics = metrics | tested
     metrics |= {"params": float(stage.parameters), "params_mb": stage.parameters * 4 / 2**20}
     times = {"test_seconds": test_seconds}

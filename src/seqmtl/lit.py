@@ -230,9 +230,8 @@ class Lit(L.LightningModule):
         logits = output.logits.float()
         self._metrics[0].update(logits, batch.y, output.extras.get("conditional"))
         for name, value in output.extras.items():
-            if (
-                value.ndim == 0 and len(batch) and not name.startswith("loss_")
-            ):  # what a part wants to show, as APEM the share of its selectors
+            # What a part wants to show, as APEM the share of its selectors.
+            if value.ndim == 0 and len(batch) and not name.startswith("loss_"):
                 self._scalars[f"extra/{name}"] = self._scalars.get(f"extra/{name}", 0.0) + value.double() * len(batch.y)
         return logits
 

@@ -113,7 +113,7 @@ class Stage:
         model = build(config["model"], schema=schema)
         if schema.bags and not getattr(model, "bags", False):
             name = config["model"]["name"]
-            raise SeqmtlError(f"model={name} cannot use multi-valued fields (dataset.bags); take them out: dataset.bags={{}}")
+            raise SeqmtlError(f"model={name} cannot use multi-valued fields (dataset.bags); take them out: dataset.bags=null")
         optimizer = dict(config["optimizer"])
         decay = optimizer.pop("decay")
         downsample = chosen_downsample(config["dataset"]["downsample"], meta)

@@ -182,7 +182,7 @@ def test_negatives_are_thinned_to_the_rate(dataset: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"task": "gone", "rate": 0.5, "seed": 0}, r"task=gone: meta\.json counts no positives of it"),
+        ({"task": "gone", "rate": 0.5, "seed": 0}, r"task=gone: meta\.json counts no positives of it in training"),
         ({"task": "purchase", "rate": 0.01, "seed": 0}, "must lie between the rate of purchase in the training rows"),
         ({"task": "purchase", "rate": 1, "seed": 0}, "must lie between"),
         ({"task": "purchase", "rate": 0.9, "seed": -1}, "seed must be an integer of at least 0"),
@@ -201,8 +201,8 @@ def test_auto_is_memory_where_the_rows_fit(dataset: Path, compose: Any, monkeypa
     assert storage.memory() > 2**28
     config, meta = compose("dataset=aliccp_sim"), read_meta(dataset)
     schema = replace(meta.schema(), histories=(History("past", "item", 2),))
-    row = 3 * 4 + 2 + 12
-    needed = row * (600 + 300)
+    row = 3 * 4 + 2 + 12 + 12
+    needed = row * (600 + 200 + 300)
     for devices in (1, 3):
         config["trainer"]["devices"] = devices
         monkeypatch.setattr(storage, "memory", lambda: 2 * needed * devices)  # noqa: B023

@@ -77,6 +77,15 @@ def test_a_value_out_of_range_is_named(dataset: Path, column: str, value: int, s
         load(dataset, "test")
 
 
+def test_the_row_is_counted_in_the_file_and_not_in_its_row_group(dataset: Path) -> None:
+    shard = dataset / "test" / "000.parquet"
+    frame = pl.read_parquet(shard)
+    frame[17, "user"] = -1
+    frame.write_parquet(shard, row_group_size=10)
+    with pytest.raises(SeqmtlError, match="row 17 has -1"):
+        load(dataset, "test")
+
+
 def test_nulls_and_strings_are_refused(dataset: Path) -> None:
     shard = dataset / "test" / "000.parquet"
     pl.read_parquet(shard).with_columns(pl.col("user").cast(pl.String)).write_parquet(shard)

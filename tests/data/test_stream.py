@@ -152,7 +152,7 @@ def test_histories_are_the_last_items_and_cut_to_the_longest(make: Any) -> None:
             assert past == expected + [0] * (len(past) - n)
 
 
-def test_epochs_seeds_and_storages_differ(make: Any) -> None:
+def test_epochs_and_seeds_differ(make: Any) -> None:
     shards, _ = make(60, 7)
     for source in (shards, shards.load()):
         stream = Stream(source, 7, seed=1, window=20)

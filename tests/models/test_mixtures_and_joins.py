@@ -219,9 +219,17 @@ def test_bags_stand_last_and_names_differ() -> None:
         Schema((Field("a", 7), Field("c", 9, bag=3)), SCHEMA.tasks, (History("c", "a", 2),))
 
 
-def test_a_history_of_a_missing_field_is_refused() -> None:
+def test_a_history_that_is_read_must_be_there_and_its_field_too() -> None:
+    class ReadsSeen(Flat):
+        histories = ("seen",)
+
+    schema = replace(SCHEMA, histories=(History("seen", "item", 3),))
+    towers = partial(Towers, dims=[8], dropout=0.0)
     with pytest.raises(SeqmtlError, match="history 'seen' is made of field 'item', which is no field of the data"):
-        MTLModel(replace(SCHEMA, histories=(History("seen", "item", 3),)), 3, Flat, Towers, Linear)
+        MTLModel(schema, 3, ReadsSeen, towers, Linear)
+    with pytest.raises(SeqmtlError, match=r"reads history 'seen', which dataset\.histories does not name; it names none"):
+        MTLModel(SCHEMA, 3, ReadsSeen, towers, Linear)
+    MTLModel(schema, 3, Flat, towers, Linear)  # reads none
 
 
 def test_logits_under_autocast_do_not_tie(compose: Compose) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from seqmtl.errors import SeqmtlError
+from seqmtl.prepare.summary import print_summary
 from seqmtl.prepare.writer import DatasetWriter
 
 ROWS = {"f": [0, 1, 2], "click": [0, 1, 0], "_row": [0, 1, 2]}
@@ -25,9 +28,16 @@ def test_an_outcome_or_a_label_is_no_field(tmp_path: Path, field: str) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "words"),
-    [({"f": [0, -1, 2]}, "field f has a negative id"), ({"click": [0, 2, 0]}, "label click has values other than 0 and 1")],
+    [
+        ({"f": [0, -1, 2]}, "field f has a negative id"),
+        ({"click": [0, 2, 0]}, "label click has values other than 0 and 1"),
+        ({"f": [0, 2**32 + 1, 2]}, "column f in split train has values that are no int32"),
+        ({"f": [0, 1.5, 2]}, "column f in split train has values that are no int32"),
+        ({"click": [0, 256, 0]}, "column click in split train has values that are no int8"),
+        ({"f": [0, 1]}, "columns of unequal length"),
+    ],
 )
-def test_wrong_values(tmp_path: Path, changes: dict[str, list[int]], words: str) -> None:
+def test_wrong_values(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     writer = DatasetWriter(tmp_path, ["f"], {"click": None})
     with pytest.raises(SeqmtlError, match=words):
         writer.add("train", columns(**changes))
@@ -139,3 +149,13 @@ def test_multi_valued_fields(tmp_path: Path) -> None:
     meta = writer.finish({"f": 3, "words": 5}, {})
     assert (meta.bags, meta.histories) == ({"words": {"size": 5, "items": 3}}, {})
     assert np.load(tmp_path / "bags" / "words.npy").tolist() == [4, 0, 2]
+    print_summary(Console(), "words", meta)  # finds the lengths
+
+
+@pytest.mark.parametrize(
+    ("fields", "histories", "bags"),
+    [(["f", "past_end"], {"past": "f"}, []), (["f"], {"past": "f"}, ["past"]), (["f"], {}, ["past", "past"])],
+)
+def test_two_columns_of_one_name(tmp_path: Path, fields: list[str], histories: dict[str, str], bags: list[str]) -> None:
+    with pytest.raises(SeqmtlError, match="two columns of the shards would be named past_end"):
+        DatasetWriter(tmp_path, fields, {"click": None}, histories=histories, bags=bags)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -64,3 +66,26 @@ def test_a_disk_that_refuses(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SeqmtlError, match="a part of the path is a file"):
         Buckets(tmp_path / "file" / "spill", TYPES, 2)
+
+
+def test_a_disk_that_is_full_is_told_in_words_and_nothing_stays(tmp_path: Path) -> None:
+    """Small pieces wait in a buffer, which is written, and fails, when the file is closed."""
+    code = """
+import resource, signal, sys
+from pathlib import Path
+import numpy as np
+from seqmtl.errors import SeqmtlError
+from seqmtl.prepare.shuffle import Shuffle
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+try:
+    with Shuffle(Path(sys.argv[1]), {"id": "int64"}, 1, 0) as shuffle:
+        for _ in range(300):
+            shuffle.add_rows({"id": np.arange(10)})
+        list(shuffle.chunks())
+except SeqmtlError as e:
+    print(e)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "spill")], capture_output=True, text=True, check=True)
+    assert "the file would be larger than is allowed here" in done.stdout, done.stderr
+    assert not (tmp_path / "spill").exists()

@@ -46,9 +46,12 @@ def chosen_downsample(options: Mapping[str, Any] | None, meta: Meta) -> Downsamp
     if not isinstance(options, Mapping) or set(options) != {"task", "rate", "seed"}:
         raise SeqmtlError(f"dataset.downsample must be null or {{task: …, rate: …, seed: …}}, not {options!r}")
     task, rate, seed = options["task"], options["rate"], options["seed"]
-    if task not in meta.parents or "train" not in meta.positives:
-        raise SeqmtlError(f"dataset.downsample.task={task}: meta.json counts no positives of it; it has {', '.join(meta.parents)}")
-    positives, rows = meta.positives["train"][task], meta.rows["train"]
+    counted = meta.positives.get("train", {})
+    if not isinstance(task, str) or not counted.get(task):
+        raise SeqmtlError(
+            f"dataset.downsample.task={task}: meta.json counts no positives of it in training; it has {', '.join(meta.parents)}"
+        )
+    positives, rows = counted[task], meta.rows["train"]
     natural = positives / max(rows, 1)
     if not isinstance(rate, int | float) or isinstance(rate, bool) or not natural < rate < 1:
         raise SeqmtlError(

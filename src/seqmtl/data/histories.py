@@ -85,6 +85,8 @@ def _open(directory: Path, sequence: Sequence) -> NDArray[np.int32]:
         if items == 0 and "mmap" in str(e):  # an empty file cannot be mapped
             return np.zeros(0, np.int32)
         raise SeqmtlError(f"{path} is damaged ({e}); {again}") from None
+    if not isinstance(flat, np.ndarray):
+        raise SeqmtlError(f"{path} is damaged (an archive of arrays); {again}")
     if flat.dtype != np.int32 or flat.shape != (items,):
         raise SeqmtlError(f"{path} must hold {items:,} int32 ids, but has {flat.shape} of {flat.dtype}; {again}")
     return flat

@@ -104,16 +104,25 @@ def read_meta(directory: Path) -> Meta:
         meta = Meta(**{k: v for k, v in raw.items() if k in known})
         if not all(isinstance(getattr(meta, key), dict) for key in ("fields", "parents", "rows", "shards", "histories", "bags")):
             raise TypeError("fields, parents, rows, shards, histories and bags must be objects")
-        checks = [isinstance(n, int) and n > 0 for n in meta.fields.values()]
+        checks = [_size(n) for n in meta.fields.values()]
         for name, history in meta.histories.items():
-            if history["field"] not in meta.fields or not isinstance(history["items"], int):
+            if history["field"] not in meta.fields or not _count(history["items"]):
                 raise TypeError(f"history {name} must have the field that it is made of and the number of its items")
         for name, bag in meta.bags.items():
-            if not (isinstance(bag["size"], int) and isinstance(bag["items"], int)):
+            if not (_size(bag["size"]) and _count(bag["items"])):
                 raise TypeError(f"the multi-valued field {name} must have its size and the number of its items")
+        for name in (*meta.histories, *meta.bags):
+            if (
+                "/" in name
+                or {f"{name}_end", f"{name}_len"} & {*meta.fields, *meta.parents}
+                or name in meta.histories.keys() & meta.bags
+            ):
+                raise TypeError(f"{name} cannot be the name of a history or multi-valued field beside the other names")
+        if not all(isinstance(meta.positives.get(split, {}), dict) for split in SPLITS):
+            raise TypeError("positives must be {split: {task: number}}")
         checks += [isinstance(meta.rows[split], int) and meta.rows[split] >= 0 for split in SPLITS]
         if not (all(checks) and meta.fields and meta.parents):
-            raise TypeError("there must be a field and a task, sizes of fields above 0, and rows of each split")
+            raise TypeError("there must be a field and a task, sizes of fields above 0 and below 2^31, and rows of each split")
         meta.schema()  # refuses a parent that is unknown
     except (TypeError, KeyError, AttributeError, SeqmtlError) as e:
         raise SeqmtlError(f"{path} is damaged: {e}; {again}") from None
@@ -126,10 +135,19 @@ def read_meta(directory: Path) -> Meta:
     return meta
 
 
+def _count(n: object) -> bool:
+    return isinstance(n, int) and not isinstance(n, bool) and n >= 0
+
+
+def _size(n: object) -> bool:
+    return isinstance(n, int) and not isinstance(n, bool) and 0 < n < 2**31  # ids are int32
+
+
 def data_version(directory: Path, meta: Meta) -> str:
-    """What a finished run remembers of the data: the checksum, or one of meta.json and the sizes where another tool wrote them."""
+    """What a finished run remembers of the data: the checksum; of another tool's, one of meta.json and its files' sizes and times."""
     if meta.checksum:
         return meta.checksum
-    sizes = [(p.relative_to(directory).as_posix(), p.stat().st_size) for p in sorted(directory.glob("*/*.parquet"))]
+    files = sorted(p for pattern in ("*/*.parquet", "*/*.npy") for p in directory.glob(pattern))
+    sizes = [(p.relative_to(directory).as_posix(), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
     text = (directory / "meta.json").read_text(encoding="utf-8") + json.dumps(sizes)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -48,14 +48,17 @@ def chosen_schema(config: Mapping[str, Any], meta: Meta) -> Schema:
     """
     wanted = config["dataset"]["fields"]
     for key in ("tasks", "fields"):
-        if isinstance(config["dataset"][key], str):
-            value = config["dataset"][key]
+        value = config["dataset"][key]
+        if not isinstance(value, list | tuple) and (value is not None or key == "tasks"):
             raise SeqmtlError(f"dataset.{key} must be a list: dataset.{key}=[{value}]")
     schema = meta.schema().keep(config["dataset"]["tasks"])
     histories = _histories(config["dataset"]["histories"], meta)
     main = config["dataset"]["main_history"]
     if main is not None and main not in {h.name for h in histories}:
-        raise SeqmtlError(f"dataset.main_history={main} is none of dataset.histories ({', '.join(h.name for h in histories)})")
+        raise SeqmtlError(
+            f"dataset.main_history={main} is none of dataset.histories ({', '.join(h.name for h in histories) or 'none'});"
+            " choose another with dataset.main_history=NAME, or null"
+        )
     schema = replace(schema, histories=histories, main_history=main)
     bags = _bags(config["dataset"]["bags"], meta)
     if wanted is None:
@@ -72,6 +75,8 @@ def chosen_schema(config: Mapping[str, Any], meta: Meta) -> Schema:
 
 def _histories(chosen: Mapping[str, Mapping[str, Any]] | None, meta: Meta) -> tuple[History, ...]:
     """`dataset.histories`: {name: {max_len: …, sign: …, own_table: …}}, each of the field that meta.json names."""
+    if not isinstance(chosen or {}, Mapping) or not all(isinstance(options, Mapping) for options in (chosen or {}).values()):
+        raise SeqmtlError(f"dataset.histories must be null or {{name: {{max_len: 50}}}}, not {chosen!r}")
     histories = []
     for name, options in (chosen or {}).items():
         where = f"dataset.histories.{name}"
@@ -92,6 +97,8 @@ def _histories(chosen: Mapping[str, Mapping[str, Any]] | None, meta: Meta) -> tu
 
 def _bags(chosen: Mapping[str, int] | None, meta: Meta) -> tuple[Field, ...]:
     """`dataset.bags`: {name of a multi-valued field: the most ids that are read of it}."""
+    if not isinstance(chosen or {}, Mapping):
+        raise SeqmtlError(f"dataset.bags must be null or {{name: the most ids}}, not {chosen!r}")
     bags = []
     by_number = {name.replace("_", ""): name for name in meta.bags}  # YAML reads 109_14 as 10914
     for name, most in (chosen or {}).items():

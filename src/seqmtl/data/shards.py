@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,15 @@ from seqmtl.data.meta import Meta, prepare_again
 from seqmtl.data.rows import Rows
 from seqmtl.errors import SeqmtlError
 from seqmtl.types import Schema
+
+
+class _Block(NamedTuple):
+    """A row group of a shard, and how many rows of the shard stand before it."""
+
+    path: Path
+    footer: pq.FileMetaData
+    group: int
+    first: int
 
 
 class Shards:
@@ -47,8 +56,12 @@ class Shards:
         thinned = [] if downsample is None else ["_row", downsample.task]
         footers = [(path, _footer(path, {*self.columns, *thinned})) for path in _paths(directory, meta, split)]
         # The footers are kept and not the open files, of which a process may have only so many.
-        self._blocks = [(path, footer, group) for path, footer in footers for group in range(footer.num_row_groups)]
-        sizes = [footer.row_group(group).num_rows for _, footer, group in self._blocks]
+        self._blocks: list[_Block] = []
+        sizes: list[int] = []
+        for path, footer in footers:
+            groups = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
+            self._blocks += [_Block(path, footer, group, sum(groups[:group])) for group in range(len(groups))]
+            sizes += groups
         if sum(sizes) != meta.rows[split]:
             raise SeqmtlError(
                 f"{directory / split} holds {sum(sizes):,} rows and not the {meta.rows[split]:,} that meta.json names;"
@@ -79,44 +92,45 @@ class Shards:
         fields, y, end, length = rows.fields, rows.y, rows.end, rows.length
         start = 0
         for b in blocks:
-            path, table = self._blocks[b][0], self._table(b, self.columns)
+            block, table = self._blocks[b], self._table(b, self.columns)
             stop = start + int(self.sizes[b])
             keep = slice(None) if self.downsample is None else self._mask(b)
             for i, field in enumerate(self.fields):
-                fields[start:stop, i] = _column(table, field.name, field.size, "ids", path)[keep]
+                fields[start:stop, i] = _column(table, field.name, field.size, "ids", block)[keep]
             for t, task in enumerate(self.schema.task_names):
-                y[start:stop, t] = _column(table, task, 2, "labels", path)[keep]
+                y[start:stop, t] = _column(table, task, 2, "labels", block)[keep]
             for m, sequence in enumerate(self.sequences):
-                ends, lengths = self._bounds(table, sequence, path)
+                ends, lengths = self._bounds(table, sequence, block)
                 end[start:stop, m], length[start:stop, m] = ends[keep], lengths[keep]
             start = stop
         return rows
 
-    def _bounds(self, table: pa.Table, sequence: Sequence, path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
+    def _bounds(self, table: pa.Table, sequence: Sequence, block: _Block) -> tuple[NDArray[Any], NDArray[Any]]:
         """Ends and lengths of a history or a multi-valued field, which must lie inside its flat array."""
-        ends = _column(table, f"{sequence.name}_end", sequence.items + 1, "ends", path)
-        lengths = _column(table, f"{sequence.name}_len", sequence.items + 1, "lengths", path)
+        ends = _column(table, f"{sequence.name}_end", sequence.items + 1, "ends", block)
+        lengths = _column(table, f"{sequence.name}_len", sequence.items + 1, "lengths", block)
         if (lengths > ends).any():
             row = int(np.argmax(lengths > ends))
             raise SeqmtlError(
-                f"{path}: row {row} has {sequence.name}_len {lengths[row]} above {sequence.name}_end {ends[row]};"
+                f"{block.path}: row {block.first + row} has {sequence.name}_len {lengths[row]}"
+                f" above {sequence.name}_end {ends[row]};"
                 f" {prepare_again(self.directory)}"
             )
         return ends, lengths
 
     def _mask(self, block: int) -> NDArray[np.bool_]:
         assert self.downsample is not None
-        path, table = self._blocks[block][0], self._table(block, ["_row", self.downsample.task])
-        row = _column(table, "_row", np.iinfo(np.int64).max, "numbers", path)
-        return self.downsample.mask(_column(table, self.downsample.task, 2, "labels", path), row)
+        where, table = self._blocks[block], self._table(block, ["_row", self.downsample.task])
+        row = _column(table, "_row", np.iinfo(np.int64).max, "numbers", where)
+        return self.downsample.mask(_column(table, self.downsample.task, 2, "labels", where), row)
 
     def _table(self, block: int, columns: list[str]) -> pa.Table:
-        path, footer, group = self._blocks[block]
+        where = self._blocks[block]
         try:
-            with pq.ParquetFile(path, metadata=footer) as file:
-                return file.read_row_group(group, columns=columns)
+            with pq.ParquetFile(where.path, metadata=where.footer) as file:
+                return file.read_row_group(where.group, columns=columns)
         except (pa.ArrowException, OSError, ValueError) as e:
-            raise _damaged(path, e) from None
+            raise _damaged(where.path, e) from None
 
 
 def _paths(directory: Path, meta: Meta, split: str) -> list[Path]:
@@ -145,9 +159,9 @@ def _damaged(path: Path, error: Exception) -> SeqmtlError:
     return SeqmtlError(f"{path} is damaged or truncated ({str(error).splitlines()[0]}); {prepare_again(path.parents[1])}")
 
 
-def _column(table: pa.Table, name: str, size: int, what: str, path: Path) -> NDArray[Any]:
+def _column(table: pa.Table, name: str, size: int, what: str, block: _Block) -> NDArray[Any]:
     """One column as numpy, every value in [0, size)."""
-    column = table.column(name)
+    column, path = table.column(name), block.path
     if column.null_count or not pa.types.is_integer(column.type):
         raise SeqmtlError(
             f"{path}: column '{name}' must hold integers and no nulls, but is {column.type} with {column.null_count} nulls;"
@@ -157,7 +171,7 @@ def _column(table: pa.Table, name: str, size: int, what: str, path: Path) -> NDA
     if len(values) and (values.min() < 0 or values.max() >= size):
         row = int(np.argmax((values < 0) | (values >= size)))
         raise SeqmtlError(
-            f"{path}: row {row} has {values[row]} in column '{name}', whose {what} run from 0 to {size - 1};"
+            f"{path}: row {block.first + row} has {values[row]} in column '{name}', whose {what} run from 0 to {size - 1};"
             f" {prepare_again(path.parents[1])}"
         )
     return values

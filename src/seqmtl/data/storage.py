@@ -22,7 +22,8 @@ def chosen_storage(config: Mapping[str, Any], meta: Meta, schema: Schema) -> str
     if storage != "auto":
         return storage
     row = 4 * (len(schema.fields) - len(schema.bags)) + len(schema.tasks) + 12 * (len(schema.histories) + len(schema.bags))
-    needed = row * (meta.rows["train"] + max(meta.rows["valid"], meta.rows["test"])) * int(config["trainer"]["devices"])
+    row += 12  # its place in the order of an epoch, and in a batch
+    needed = row * sum(meta.rows.values()) * int(config["trainer"]["devices"])
     return "memory" if needed <= SHARE * memory() else "disk"
 
 

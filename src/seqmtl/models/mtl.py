@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 import torch
@@ -28,7 +28,7 @@ class MTLModel(nn.Module):
     What a part writes into `features.extras` ends in `Output.extras`. `provides` names the extras that a loss may need.
 
     Raises:
-        SeqmtlError: a history is made of a field that the data do not have.
+        SeqmtlError: a history that the bottom reads is not there, or is made of a field that is not read.
     """
 
     provides: ClassVar[frozenset[str]] = frozenset()
@@ -37,16 +37,11 @@ class MTLModel(nn.Module):
     def __init__(self, schema: Schema, dim: int, bottom: Part, trunk: Part, head: Part) -> None:
         super().__init__()
         sizes = {f.name: f.size for f in schema.fields}
-        for history in schema.histories:
-            if history.field not in sizes:
-                raise SeqmtlError(
-                    f"history '{history.name}' is made of field '{history.field}', which is no field of the data;"
-                    f" they are {', '.join(sizes)}: add it to dataset.fields"
-                )
         self.schema = schema
         self.embedding = FieldEmbedding(schema.fields, dim)
         self.bottom = bottom(schema, dim)
         self.histories: tuple[str, ...] = getattr(self.bottom, "histories", schema.history_names)
+        _refuse_histories(schema, self.histories)
         own = [Field(h.name, sizes[h.field]) for h in schema.histories if h.own_table and h.name in self.histories]
         self.own_embedding = FieldEmbedding(own, dim) if own else None
         self.trunk = trunk(schema, dim, width=self.bottom.width)
@@ -59,17 +54,16 @@ class MTLModel(nn.Module):
             bags = [self._mean(batch.past[bag.name], batch.past_len[bag.name], bag.name) for bag in self.schema.bags]
             fields = torch.cat([fields, torch.stack(bags, 1)], 1)
         features = Features(fields, self.embedding.lookup)
-        histories = self.schema.histories
+        histories = tuple(h for h in self.schema.histories if h.name in self.histories)
         if histories:
             main = next((h for h in histories if h.name == self.schema.main_history), histories[0])
             features.target = fields[:, self.schema.field_names.index(main.field)]  # (B,D)
         past = {}
         for history in histories:
-            if history.name in self.histories:
-                ids = batch.past[history.name]  # (B,L)
-                own = self.own_embedding if history.own_table else None
-                items = self.embedding.lookup(history.field, ids) if own is None else own.lookup(history.name, ids)
-                past[history.name] = (items, _mask(ids, batch.past_len[history.name]))
+            ids = batch.past[history.name]  # (B,L)
+            own = self.own_embedding if history.own_table else None
+            items = self.embedding.lookup(history.field, ids) if own is None else own.lookup(history.name, ids)
+            past[history.name] = (items, _mask(ids, batch.past_len[history.name]))
         features.past = past
         return features
 
@@ -85,6 +79,20 @@ class MTLModel(nn.Module):
         output: Output = self.head(h, z, features)  # logits (B,T)
         output.extras = {**features.extras, **output.extras}
         return output
+
+
+def _refuse_histories(schema: Schema, reads: Iterable[str]) -> None:
+    made_of = {h.name: h.field for h in schema.histories}
+    for name in reads:
+        if name not in made_of:
+            raise SeqmtlError(
+                f"the model reads history '{name}', which dataset.histories does not name; it names {', '.join(made_of) or 'none'}"
+            )
+        if made_of[name] not in schema.field_names:
+            raise SeqmtlError(
+                f"history '{name}' is made of field '{made_of[name]}', which is no field of the data;"
+                f" they are {', '.join(schema.field_names)}: add it to dataset.fields"
+            )
 
 
 def _mask(ids: Tensor, n: Tensor) -> Tensor:

@@ -35,6 +35,15 @@ def parquet_bytes(columns: Mapping[str, NDArray[Any]]) -> memoryview:
     return memoryview(sink.getvalue())
 
 
+def whole(values: NDArray[Any], kind: str, what: str) -> NDArray[Any]:
+    """The values as another type, and not others that fit into it."""
+    values = np.asarray(values)
+    cast = values.astype(kind, copy=False)
+    if cast is not values and not np.array_equal(cast, values):
+        raise SeqmtlError(f"{what} has values that are no {np.dtype(kind)}")
+    return cast
+
+
 class _Growing:
     """A file under a temporary name."""
 
@@ -83,7 +92,7 @@ class HistoryFile:
 
     def add(self, ids: NDArray[Any]) -> None:
         """Appends ids."""
-        ids = np.ascontiguousarray(ids, "<i4")
+        ids = np.ascontiguousarray(whole(ids, "<i4", f"history {self.name}"))
         if not len(ids):
             return
         if ids.min() < 0:

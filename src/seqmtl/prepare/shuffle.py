@@ -7,6 +7,7 @@ were cut into chunks.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -67,7 +68,8 @@ class Buckets:
     def close(self) -> None:
         """Removes the files."""
         for file in self._files:
-            file.close()
+            with contextlib.suppress(OSError):  # of a disk that is full: what is removed need not be written
+                file.close()
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def _records(self, bucket: int) -> NDArray[Any]:

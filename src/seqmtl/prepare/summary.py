@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def print_summary(console: Console, name: str, meta: Meta) -> None:
     """Rows and rates of each split, lengths of the histories, rates by position, and what was left out or changed."""
     _rates(console, name, meta)
-    if meta.histories:
+    if meta.histories or meta.bags:
         _histories(console, meta)
     if "rates_by_position" in meta.statistics:
         _positions(console, meta)
@@ -41,14 +41,15 @@ def _histories(console: Console, meta: Meta) -> None:
     """Mean length in each split, whole and of the last 50."""
     from rich.table import Table
 
-    table = Table(title="histories: mean length (of the last 50), share of empty ones")
-    table.add_column("behaviour")
+    table = Table(title="histories and multi-valued fields: mean length (of the last 50), share of empty ones")
+    table.add_column("name")
     table.add_column("ids stored", justify="right")
     for split in SPLITS:
         table.add_column(split, justify="right")
+    stored = {**meta.histories, **meta.bags}
     for name, by_split in meta.statistics.get("history_lengths", {}).items():
         told = [f"{s['mean']:.2f} ({s['mean_of_last_50']:.2f}), {s['empty']:.0%}" for s in (by_split[split] for split in SPLITS)]
-        table.add_row(name, f"{meta.histories[name]['items']:,}", *told)
+        table.add_row(name, f"{stored[name]['items']:,}", *told)
     console.print(table)
 
 

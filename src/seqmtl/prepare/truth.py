@@ -39,6 +39,8 @@ class Truth:
 
     def next(self, n: int, rows: NDArray[np.int64]) -> Columns:
         """The probabilities of `rows`, counted from 0 inside the next `n` raw rows."""
+        if not n:
+            return {task: np.empty(0) for task in self.tasks}
         have = sum(len(columns["_row"]) for columns in self.waiting)
         with self._readable():
             while have < n and (batch := next(self.batches, None)) is not None:

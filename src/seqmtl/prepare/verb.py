@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seqmtl.data.meta import SPLITS, prepare_command, read_meta
+from seqmtl.disk import disk_errors
 from seqmtl.errors import SeqmtlError
 from seqmtl.prepare.atomic import locked, recover, replacing
 from seqmtl.prepare.summary import print_summary
@@ -139,7 +140,7 @@ def _make(console: Console, target: Path, raw_dir: Path, options: dict[str, Any]
             given = {k: v for k, v in options["simulate"].items() if k != "_target_"}
             simulate = _function(options["simulate"], "dataset.prepare.simulate", given)
             ensure_raw(raw_dir, simulate, given, report)
-        with replacing(target) as partial:
+        with replacing(target) as partial, disk_errors(partial):  # of files that fail when they are closed
             prepare(raw_dir, partial, **call, options=options, report=report)
 
 

@@ -74,7 +74,7 @@ class Counts:
         counts = np.concatenate([self.counts, *(counts for _, counts in self.waiting)])
         order = np.argsort(ids, kind="stable")
         ids, counts = ids[order], counts[order]
-        first = np.flatnonzero(np.diff(ids, prepend=-1))
+        first = np.flatnonzero(np.concatenate([np.ones(min(len(ids), 1), np.bool_), ids[1:] != ids[:-1]]))
         self.ids, self.counts = ids[first], np.add.reduceat(counts, first) if len(first) else counts
         self.waiting, self.n_waiting = [], 0
 

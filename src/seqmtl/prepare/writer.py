@@ -17,7 +17,7 @@ from seqmtl.data.meta import OUTCOMES, SPLITS, Meta
 from seqmtl.disk import write_file
 from seqmtl.errors import SeqmtlError
 from seqmtl.prepare.checksum import column_types, dataset_checksum, shard_hash
-from seqmtl.prepare.growing import HistoryFile, TruthFile, parquet_bytes
+from seqmtl.prepare.growing import HistoryFile, TruthFile, parquet_bytes, whole
 
 Columns = Mapping[str, NDArray[Any]]
 
@@ -56,6 +56,10 @@ class DatasetWriter:
         for name, field in histories.items():
             if field not in fields:
                 raise SeqmtlError(f"history '{name}' is made of '{field}', which is none of the fields {', '.join(fields)}")
+        names = [*fields, *parents, *(f"{name}_{what}" for name in (*histories, *bags) for what in ("end", "len"))]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise SeqmtlError(f"two columns of the shards would be named {', '.join(twice)}; rename a field, history or bag")
         self.directory = directory
         self.parents = dict(parents)
         self.options = None if options is None else dict(options)
@@ -83,7 +87,10 @@ class DatasetWriter:
         rows = len(columns["_row"])
         if not rows:
             return
-        chunk = {name: np.asarray(columns[name]).astype(kind, copy=False) for name, kind in self._types.items()}
+        chunk = {name: whole(columns[name], kind, f"column {name} in split {split}") for name, kind in self._types.items()}
+        lengths = {name: len(values) for name, values in chunk.items()}
+        if set(lengths.values()) != {rows}:
+            raise SeqmtlError(f"columns of unequal length in split {split}: {lengths}")
         for name, highest in self._highest.items():
             if chunk[name].min() < 0:
                 raise SeqmtlError(f"field {name} has a negative id ({chunk[name].min()}) in split {split}")
