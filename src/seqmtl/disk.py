@@ -21,6 +21,7 @@ _TO_DO = {
     errno.EPERM: ("permission denied", "make it writable or choose another place (data_dir, output_dir)"),
     errno.EROFS: ("the disk is read-only", "choose another place (data_dir, output_dir)"),
     errno.ENOTDIR: ("a part of the path is a file, not a directory", "choose another place (data_dir, output_dir)"),
+    errno.EMFILE: ("too many open files", "raise the limit (ulimit -n 1024)"),
     errno.EEXIST: ("a file stands where a directory should be", "move it away or choose another place (data_dir, output_dir)"),
 }
 

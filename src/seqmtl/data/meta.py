@@ -144,7 +144,7 @@ def _size(n: object) -> bool:
 
 
 def data_version(directory: Path, meta: Meta) -> str:
-    """What a finished run remembers of the data: the checksum; of another tool's, one of meta.json and its files' sizes and times."""
+    """What a finished run remembers of the data: the checksum; of another tool's, one of meta.json and its files' sizes, times."""
     if meta.checksum:
         return meta.checksum
     files = sorted(p for pattern in ("*/*.parquet", "*/*.npy") for p in directory.glob(pattern))

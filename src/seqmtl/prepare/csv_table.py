@@ -112,10 +112,14 @@ class CsvFile(RawFile):
 
         with self._readable(), self.path.open("rb") as f:
             header = self._took(f.readline())
-            names = header.rstrip(b"\r\n").removeprefix(b"\xef\xbb\xbf").decode(errors="replace").split(",")
+            first_line = header.rstrip(b"\r\n").removeprefix(b"\xef\xbb\xbf").decode(errors="replace")
+            names = next(csv.reader([first_line], strict=False), [])
             missing = [name for name in columns if name not in names]
             if missing:
                 raise SeqmtlError(f"{self.path}, line 1: no column {', '.join(missing)}; the header has {', '.join(names)}")
+            twice = [name for name in columns if names.count(name) > 1]
+            if twice:
+                raise SeqmtlError(f"{self.path}, line 1: column {twice[0]} stands there twice; rename or remove one of the two")
             wanted = {str(names.index(name)): name for name in columns}
             numbers = ",".join(map(str, range(len(names)))).encode() + b"\n"  # as a header: names may be quoted or stand twice
             schema = dict.fromkeys((*columns, "line"), pl.String) | {"line": pl.Int64}

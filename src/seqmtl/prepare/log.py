@@ -2,8 +2,8 @@
 
 Which columns are fields, which are tasks and what hangs on what is said in the dataset's YAML, so that a new log needs no code.
 
-Unusual: columns are read as whole numbers or strings, whatever the files hold; a column of which all values are whole numbers is
-numbered in their order also where the file has them as text, so that CSV and Parquet give the same dataset.
+Unusual: columns are read as whole numbers or strings, whatever the files hold; a column of which all values are whole numbers, of
+up to 18 digits, is numbered in their order also where the file has them as text, so that CSV and Parquet give the same ids.
 """
 
 from __future__ import annotations
@@ -74,6 +74,7 @@ def prepare(
     """
     if split not in SPLITS:
         raise SeqmtlError(f"dataset.prepare.split must be {', '.join(SPLITS[:-1])} or {SPLITS[-1]}, not {split!r}")
+    _refuse_shapes(fields, parents, histories)
     parents = dict(parents or {})
     behaviours = _behaviours(histories or {}, parents)
     rule = Split(split, valid_share, test_share, split_seed)
@@ -96,6 +97,18 @@ def prepare(
     if steps.kept:
         statistics["order_violations"] = dict(steps.kept)
     writer.finish(sizes, sources, {**bad.counts, **steps.dropped}, steps.fixed, statistics)
+
+
+def _refuse_shapes(fields: Any, parents: Any, histories: Any) -> None:
+    """Refuses lists where names must be told, and a name where a list must stand."""
+    if not isinstance(fields, Sequence) or isinstance(fields, str):
+        raise SeqmtlError(f"dataset.prepare.fields must be a list of columns, not {fields!r}")
+    for key, value, example in (("parents", parents, "{click: null, order: click}"), ("histories", histories, "{click: click=1}")):
+        if not isinstance(value or {}, Mapping):
+            raise SeqmtlError(f"dataset.prepare.{key} must be a mapping such as {example}, not {value!r}")
+    bad = [name for name in histories or {} if not re.fullmatch(r"[\w.-]+", str(name))]
+    if bad:
+        raise SeqmtlError(f"dataset.prepare.histories.{bad[0]}: a history is a file of that name; use letters, digits, _ and -")
 
 
 def _behaviours(histories: Mapping[str, str], tasks: Mapping[str, str | None]) -> dict[str, tuple[str, int]]:

@@ -6,6 +6,7 @@ Unusual: it is read in pieces and never whole; a bad row has its number too, so 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,13 @@ class Log:
                 f"there is no log in {raw_dir}: log-*.parquet or log-*.csv, sorted by name, one row per impression in the order of"
                 " time. Put them there, or give raw_dir=<where they are>"
             )
+        natural = sorted(self.paths, key=lambda path: [int(x) if x.isdigit() else x for x in re.split(r"(\d+)", path.name)])
+        for text, number in zip(self.paths, natural, strict=True):
+            if text != number:
+                raise SeqmtlError(
+                    f"{raw_dir}: sorted by name, {text.name} would be read before {number.name}, whose number is smaller, and the order"
+                    " of the files is that of time; write the numbers with leading zeros (log-00009, log-00010)"
+                )
         self.bytes = sum(path.stat().st_size for path in self.paths)
         self.expected = sum(_parquet(p).metadata.num_rows if self.kind == "parquet" else CsvFile(p).rows() for p in self.paths)
 

@@ -191,11 +191,12 @@ class Passes:
         first = first_rows(user)
         place = np.arange(len(row)) - first
         of = np.bincount(first, minlength=len(row))[first]
-        self.positions.add(place, of, columns)
+        known = user >= 0  # the others are nobody's, each a user of its own
+        self.positions.add(place[known], of[known], {task: columns[task][known] for task in plan.tasks})
         flat = {}
         for stream, (name, (task, label)) in enumerate(plan.histories.items()):
             assert plan.item is not None
-            happened, window = columns[task] == label, None
+            happened, window = (columns[task] == label) & known, None
             if label == 0:
                 happened &= plan.negatives.kept(row, stream)
                 window = plan.negatives.window

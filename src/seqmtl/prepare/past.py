@@ -39,7 +39,7 @@ def first_rows(user: NDArray[Any]) -> Ints:
     return np.flatnonzero(new)[np.cumsum(new) - 1]
 
 
-def past(first: Ints, items: NDArray[Any], happened: Bools, window: int | None = None) -> Past:
+def past(first: Ints, items: NDArray[Any], happened: Bools, window: int | None = None, until: Ints | None = None) -> Past:
     """The history of one behaviour.
 
     Args:
@@ -47,10 +47,12 @@ def past(first: Ints, items: NDArray[Any], happened: Bools, window: int | None =
         items: (n,) the item of each row.
         happened: (n,) rows that have the behaviour.
         window: only those of the user's last so many rows; None: of all.
+        until: (n,) the row before which the history of a row ends; None: the row itself.
     """
     before: Ints = np.cumsum(happened) - happened
     oldest = first if window is None else np.maximum(first, np.arange(len(first)) - window)
-    return Past(items[happened], before, (before - before[oldest]).astype(np.int32))
+    end = before if until is None else before[until]
+    return Past(items[happened], end, (end - before[oldest]).astype(np.int32))
 
 
 @dataclass(frozen=True)

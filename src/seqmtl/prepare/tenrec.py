@@ -79,6 +79,8 @@ def prepare(
     Raises:
         SeqmtlError: the file is missing or bad; an option makes no sense; a split has no rows; the disk refuses.
     """
+    if not isinstance(parents or {}, Mapping):
+        raise SeqmtlError(f"dataset.prepare.parents must be a mapping such as {{click: null, follow: click, …}}, not {parents!r}")
     parents = dict(parents or dict.fromkeys(TASKS))
     _check(fields, parents, subset, split, valid_share, test_share)
     rule = Split(SPLITS[split], valid_share, test_share, split_seed)
@@ -101,6 +103,8 @@ def prepare(
 def _check(
     fields: Sequence[str], parents: Mapping[str, str | None], subset: str, split: str, valid_share: float, test_share: float
 ) -> None:
+    if not isinstance(fields, Sequence) or isinstance(fields, str):
+        raise SeqmtlError(f"dataset.prepare.fields must be a list of columns, not {fields!r}")
     outcomes = sorted((OUTCOMES | set(TASKS)) & set(fields))
     if outcomes:
         raise SeqmtlError(f"{', '.join(outcomes)} happens after the impression or is a label: it must not be a field")

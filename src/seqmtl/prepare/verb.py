@@ -158,8 +158,10 @@ def _function(node: dict[str, Any], where: str, given: dict[str, Any]) -> Callab
     if unknown:
         raise SeqmtlError(f"{where} has no option {', '.join(unknown)}; it has {', '.join(known)}")
     for key, value in given.items():
-        kind = type(takes[key].default)
-        right = {int: (int,), float: (int, float)}.get(kind)
+        kind = takes[key].annotation  # a string: `drift: float = 0` takes fractions
+        right = {"int": (int,), "float": (int, float)}.get(kind)
         if right and (isinstance(value, bool) or not isinstance(value, right)):
-            raise SeqmtlError(f"{where}.{key} must be a {'whole ' if kind is int else ''}number, not {value!r}")
+            raise SeqmtlError(f"{where}.{key} must be a {'whole ' if kind == 'int' else ''}number, not {value!r}")
+        if key.endswith("seed") and value < 0:
+            raise SeqmtlError(f"{where}.{key} must be 0 or above, not {value!r}")
     return function

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import gcd
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,8 +92,10 @@ def spread(rows: int, ways: int) -> list[Floats]:
 
 def numbers(ids: Ints, size: int) -> Ints:
     """Other numbers 0..size-1 for ids 0..size-1: neighbours in popularity are no neighbours in number."""
-    prime = 7919
-    return ids * (prime if size % prime else prime + 2) % size
+    factor = 7919
+    while gcd(factor, size) > 1:
+        factor += 1
+    return ids * factor % size
 
 
 class Places:
