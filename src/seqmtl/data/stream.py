@@ -44,7 +44,7 @@ class _Pieces(NamedTuple):
     """A window, read: for each batch the places of this rank's rows in `rows`."""
 
     rows: Rows
-    places: list[tuple[int, Places]]
+    places: Iterable[tuple[int, Places]]
 
 
 class Stream:
@@ -152,8 +152,11 @@ class Stream:
         if self.seed is not None:
             order = np.arange(window.rows, dtype=np.int32 if window.rows < 2**31 else np.int64)
             np.random.default_rng([self.seed, self.epoch, window.number]).shuffle(order)
+        return self._load(window, self._places(window, order))
+
+    def _places(self, window: _Window, order: Places | None) -> Iterator[tuple[int, Places]]:
+        """This rank's rows of each batch, as far as they lie in the window."""
         first = max(self.position, (window.start - self.first) // self.batch_size)
-        pieces = []
         for batch in range(first, self.batches):
             start, stop = self._span(batch)
             a, b = max(start, window.start), min(stop, window.start + window.rows)
@@ -164,13 +167,13 @@ class Stream:
             if lo < hi:
                 a -= window.start
                 mine = np.arange(a + lo, a + hi) if order is None else np.sort(order[a : b - window.start])[lo:hi]
-                pieces.append((batch, mine))
-        return self._load(window, pieces)
+                yield batch, mine
 
-    def _load(self, window: _Window, pieces: list[tuple[int, Places]]) -> _Pieces:
+    def _load(self, window: _Window, lazy: Iterator[tuple[int, Places]]) -> _Pieces:
         """Reads the blocks that hold the places."""
         if isinstance(self.source, Rows):
-            return _Pieces(self.source, pieces)
+            return _Pieces(self.source, lazy)  # of a whole epoch: each batch's are found when it is made
+        pieces = list(lazy)
         edges = np.concatenate([[0], np.cumsum(self.source.sizes[window.blocks])])
         used = np.zeros(len(window.blocks), bool)
         for _, places in pieces:

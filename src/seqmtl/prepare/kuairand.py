@@ -10,8 +10,9 @@ clicked, viewed long, liked, and not clicked (`negative`).
 
 Unusual: 2,979 of 94,784 real rows repeat the user, video and time of another one, nearly always with its labels; so a row of the
 same millisecond is none of the past, or a history would tell the label. A child without its parent (104 long views and 291 likes
-without a click among the same rows) is lowered to 0 by default, because dropping the row would choose impressions by their outcome. `is_rand` (0 in every standard log),
-`is_lowactive_period` and `visible_status` are constant and left out; `duration_ms` of the log repeats `video_duration`.
+without a click among the same rows) is lowered to 0 by default, because dropping the row would choose impressions by their outcome.
+`is_rand` (0 in every standard log), `is_lowactive_period` and `visible_status` are constant and left out; `duration_ms` of the log
+repeats `video_duration`.
 Whatever happens after the impression is refused by name (`seqmtl.data.meta.OUTCOMES`).
 """
 

@@ -64,8 +64,8 @@ class Log:
         for text, number in zip(self.paths, natural, strict=True):
             if text != number:
                 raise SeqmtlError(
-                    f"{raw_dir}: sorted by name, {text.name} would be read before {number.name}, whose number is smaller, and the order"
-                    " of the files is that of time; write the numbers with leading zeros (log-00009, log-00010)"
+                    f"{raw_dir}: sorted by name, {text.name} would be read before {number.name}, whose number is smaller, and the"
+                    " order of the files is that of time; write the numbers with leading zeros (log-00009, log-00010)"
                 )
         self.bytes = sum(path.stat().st_size for path in self.paths)
         self.expected = sum(_parquet(p).metadata.num_rows if self.kind == "parquet" else CsvFile(p).rows() for p in self.paths)
