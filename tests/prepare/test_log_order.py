@@ -35,6 +35,12 @@ def test_a_quoted_header_is_a_header(tmp_path: Path) -> None:
     assert read_meta(tmp_path / "out").fields == {"item": 8}
 
 
+def test_a_damaged_header_is_told_in_words(tmp_path: Path) -> None:
+    raw = written(tmp_path / "raw", header="it\rem,click")
+    with pytest.raises(SeqmtlError, match=r"log-0\.csv, line 1: the header cannot be read"):
+        prepare(raw, tmp_path / "out", **OPTIONS)
+
+
 def test_a_column_that_stands_twice_is_refused(tmp_path: Path) -> None:
     raw = written(tmp_path / "raw", header="item,click,click")
     with pytest.raises(SeqmtlError, match=r"log-0\.csv, line 1: column click stands there twice"):

@@ -113,7 +113,10 @@ class CsvFile(RawFile):
         with self._readable(), self.path.open("rb") as f:
             header = self._took(f.readline())
             first_line = header.rstrip(b"\r\n").removeprefix(b"\xef\xbb\xbf").decode(errors="replace")
-            names = next(csv.reader([first_line], strict=False), [])
+            try:
+                names = next(csv.reader([first_line], strict=False), [])
+            except csv.Error as e:
+                raise SeqmtlError(f"{self.path}, line 1: the header cannot be read ({e})") from None
             missing = [name for name in columns if name not in names]
             if missing:
                 raise SeqmtlError(f"{self.path}, line 1: no column {', '.join(missing)}; the header has {', '.join(names)}")
