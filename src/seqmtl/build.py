@@ -62,12 +62,36 @@ def _merge(into: dict[str, Any], key: str, value: Any) -> None:
         raise SeqmtlError(f"a stage sets '{key}', which the config does not have; see seqmtl --cfg job")
 
 
-def check_pair(config: Mapping[str, Any]) -> None:
-    """Refuse a loss that needs what no part of the model provides, before any data are read.
+def stages(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """{stage: its overrides}, `main` last wherever a YAML put it, less those that a variant sets to null."""
+    found = {name: overrides for name, overrides in config["model"]["stages"].items() if overrides is not None}
+    found["main"] = found.pop("main", {})
+    return found
+
+
+def check_pairs(config: Mapping[str, Any]) -> None:
+    """Refuse, for each stage, a loss or a step that needs what no part of the model provides, before any data are read.
 
     Raises:
         SeqmtlError: says what is missing and a pair that works.
     """
+    for overrides in stages(config).values():
+        its_config = stage_config(config, overrides)
+        _check_loss(its_config)
+        _check_step(its_config)
+
+
+def _check_step(config: Mapping[str, Any]) -> None:
+    balances = any(getattr(target, "needs_shared", False) for target in _targets(config["step"]))
+    if balances and not all(getattr(target, "shared", True) for target in _targets(config["model"])):
+        model, step = config["model"]["name"], config["step"]["name"]
+        raise SeqmtlError(
+            f"step={step} balances what the tasks pull at together, but the tasks of model={model} share nothing;"
+            f" model={model} step=plain works, and so does model=shared_bottom step={step}"
+        )
+
+
+def _check_loss(config: Mapping[str, Any]) -> None:
     needs = set().union(*(getattr(target, "needs", ()) for target in _targets(config["loss"])))
     provides = set().union(*(getattr(target, "provides", ()) for target in _targets(config["model"])))
     missing = sorted(needs - provides)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from seqmtl.build import stage_config
+from seqmtl.build import stage_config, stages
 from seqmtl.data.meta import data_version, read_meta
 from seqmtl.data.prepared import chosen_schema, open_dataset
 from seqmtl.disk import write_file
@@ -111,12 +111,12 @@ def _stages(
 
     directory, meta = open_dataset(config)
     schema = chosen_schema(config, meta)
-    stages = dict(config["model"]["stages"])
-    stages["main"] = stages.pop("main", {})  # the run's own stage is the last, wherever a YAML put the others
+    plan = stages(config)
     weights: dict[str, Any] | None = None
     metrics: dict[str, float | None] = {}
-    for number, (name, overrides) in enumerate(stages.items(), 1):
-        last = number == len(stages)
+    steps = 0
+    for number, (name, overrides) in enumerate(plan.items(), 1):
+        last = number == len(plan)
         prefix = "" if last else f"{name}/"
         folder = run_dir if last else run_dir / name
         folder.mkdir(exist_ok=True)
@@ -126,7 +126,10 @@ def _stages(
         stage = Stage(its_config, folder, directory, meta, schema, RANK, WORLD_SIZE, tracker, prefix)
         if weights is not None:
             stage.start_from(weights)
+        if tracker is not None and len(plan) > 1:
+            tracker.log({"stage": float(number)}, steps)  # over the optimizer steps of all stages
         stage.fit()
+        steps += stage.lit.global_step
         _refuse_other_data(directory, version)
         metrics |= {prefix + key: value for key, value in stage.best_metrics().items()}
         if not last:

@@ -65,13 +65,28 @@ def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], decay: Sequence[
     return [{"params": parameters, "weight_decay": value} for value, parameters in groups.items()]
 
 
+def freeze(named: Iterable[tuple[str, nn.Parameter]], patterns: Sequence[str]) -> None:
+    """Train no parameter in whose name one of the regexes is found.
+
+    Raises:
+        SeqmtlError: a regex finds no parameter.
+    """
+    parameters = dict(named)
+    for pattern in patterns:
+        found = [name for name in parameters if re.search(pattern, name)]
+        if not found:
+            raise SeqmtlError(f"optimizer.freeze: '{pattern}' matches no parameter; they are {', '.join(parameters)}")
+        for name in found:
+            parameters[name].requires_grad_(False)
+
+
 class Lit(L.LightningModule):
     """Trains `model` by `loss` and measures every task.
 
     Args:
         model: any nn.Module with forward(batch) → Output.
         loss: (output, y) → {term: value}; its own parameters are trained too.
-        step: how a batch becomes gradients.
+        step: how a batch becomes gradients; where it is a module, its state is kept and its parameters are trained too.
         optimizer: parameter groups → optimizer.
         schema, rows: names of the tasks; rows of each split.
         seed, rank: of dropout.
@@ -107,6 +122,7 @@ class Lit(L.LightningModule):
         self.log_every = log_every
         self.observer = observer
         self.followers = [m for m in self.modules() if m is not self and hasattr(m, "set_step")]
+        self.epoch_followers = [m for m in self.modules() if m is not self and hasattr(m, "set_epoch")]
         self.interval: dict[str, Tensor] = {}  # sums of the loss terms since they were last logged
         self.epoch_terms: dict[str, Tensor] = {}  # and since the epoch began
         self.val_metrics: dict[str, float | None] = {}
@@ -136,6 +152,8 @@ class Lit(L.LightningModule):
         # Lightning gives the loader its state only when it resumes in the middle of an epoch.
         self.trainer.train_dataloader.set_epoch(self.current_epoch)
         self.epoch_terms = {}
+        for module in self.epoch_followers:
+            module.set_epoch(self.current_epoch)
         self.observer.epoch_started(self.current_epoch, self.trainer.num_training_batches, 0)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -270,4 +288,4 @@ def _means(sums: Mapping[str, Tensor]) -> dict[str, float]:
         for value in values.values():
             dist.all_reduce(value)
     means = {f"train/{name}": float(value) / batches for name, value in values.items()}
-    return {"train/loss": sum(means.values())} | means
+    return {"train/loss": sum(v for k, v in means.items() if not k.startswith("train/extra/"))} | means

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from seqmtl.build import check_pair
+from seqmtl.build import check_pairs
 from seqmtl.data.downsample import chosen_downsample
 from seqmtl.data.prepared import chosen_schema, open_dataset
 from seqmtl.data.storage import chosen_storage
@@ -94,7 +94,7 @@ def check(config: Mapping[str, Any]) -> None:
     for key, choices in CHOICES.items():
         if _at(config, key) not in choices:
             raise SeqmtlError(f"{key} must be one of {', '.join(choices)}, not {_at(config, key)!r}")
-    check_pair(config)
+    check_pairs(config)
     _, meta = open_dataset(config)
     chosen_schema(config, meta)
     chosen_downsample(config["dataset"]["downsample"], meta)

@@ -22,7 +22,7 @@ from seqmtl.data.meta import Meta
 from seqmtl.data.storage import chosen_storage
 from seqmtl.datamodule import EVAL_ROWS, DataModule, Reading
 from seqmtl.errors import SeqmtlError
-from seqmtl.lit import INIT, Lit, derive_seed
+from seqmtl.lit import INIT, Lit, derive_seed, freeze
 from seqmtl.metrics import TaskMetrics
 from seqmtl.progress import Progress
 from seqmtl.tracking import Tracker
@@ -114,22 +114,26 @@ class Stage:
         if schema.bags and not getattr(model, "bags", False):
             name = config["model"]["name"]
             raise SeqmtlError(f"model={name} cannot use multi-valued fields (dataset.bags); take them out: dataset.bags=null")
+        loss, step = build(config["loss"], schema), build(config["step"], schema)
+        if hasattr(step, "refuse_ranks"):
+            step.refuse_ranks(world_size)
+        batch_size = config["batch_size"] * getattr(step, "batches", 1)
         optimizer = dict(config["optimizer"])
-        decay = optimizer.pop("decay")
+        decay, frozen = optimizer.pop("decay"), optimizer.pop("freeze")
         downsample = chosen_downsample(config["dataset"]["downsample"], meta)
         reading = Reading(chosen_storage(config, meta, schema), trainer["workers"], downsample)
         reads = getattr(model, "histories", schema.history_names)
-        self.data = DataModule(directory, meta, schema.read(reads), config["batch_size"], seed, rank, world_size, reading)
+        self.data = DataModule(directory, meta, schema.read(reads), batch_size, seed, rank, world_size, reading)
         all_rows = self.data.rows()
         rows = all_rows["train"]
         if trainer["max_batches"] is not None:
-            rows = min(rows, trainer["max_batches"] * config["batch_size"])
+            rows = min(rows, trainer["max_batches"] * batch_size)
         style = trainer["progress"] if rank == 0 else "none"
         self.watch = Watch(tracker, Progress(style, rows, trainer["max_epochs"], prefix), prefix, rows)
         self.lit = Lit(
             model=model,
-            loss=build(config["loss"], schema),
-            step=build(config["step"]),
+            loss=loss,
+            step=step,
             optimizer=lambda groups: build(optimizer, groups),
             decay=decay,
             schema=schema,
@@ -139,6 +143,7 @@ class Stage:
             log_every=trainer["log_every"],
             observer=self.watch,
         )
+        freeze(self.lit.named_parameters(), frozen)
         each = config["model"]["selection"] == "each"
         self.selection = Selection(folder, schema.task_names, each, trainer["patience"], config)
         last = LastCheckpoint(folder / "last.ckpt", trainer["checkpoint_every"], self.watch.flush)

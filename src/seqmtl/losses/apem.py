@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
-from seqmtl.nn.graph import edges, resolve_parents
+from seqmtl.nn.graph import at_children, edges, resolve_parents
 from seqmtl.nn.probability import probabilities
 from seqmtl.types import Output, Schema
 
@@ -21,7 +22,7 @@ class Dependence(nn.Module):
         sigma: weight. The paper prints none; 0 is its ablation.
         parents: index of each task's parent or None, instead of the schema's.
 
-    Shapes: logits, y (B,T) → ().
+    Shapes: logits, y (B,T) → (T,), each edge's value at its child.
 
     Raises:
         SeqmtlError: no task has a parent.
@@ -29,12 +30,17 @@ class Dependence(nn.Module):
     *Differs*: no importance weights, as the theorems' hold 1 where training is over all impressions. Eq. 4 has the sign reversed.
     """
 
+    parent: Tensor
+    child: Tensor
+
     def __init__(self, schema: Schema, sigma: float = 1.0, parents: Sequence[int | None] | None = None) -> None:
         super().__init__()
         self.sigma = sigma
-        self.parent, self.child = edges(resolve_parents(schema, parents, "the dependence loss", "loss.terms.dependence.parents"))
+        parent, child = edges(resolve_parents(schema, parents, "the dependence loss", "loss.terms.dependence.parents"))
+        self.register_buffer("parent", torch.tensor(parent), persistent=False)
+        self.register_buffer("child", torch.tensor(child), persistent=False)
 
     def forward(self, output: Output, y: Tensor) -> Tensor:
         p = probabilities(output.logits)  # (B,T)
         predicted, happened = (x[:, self.parent] - x[:, self.child] for x in (p, y.to(p.dtype)))  # (B,edges)
-        return self.sigma * (predicted - happened).square().mean(0).sum()
+        return at_children(self.sigma * (predicted - happened).square().mean(0), self.child, p.shape[1])

@@ -17,12 +17,12 @@ from seqmtl.types import Output, Schema
 
 
 class BCE(nn.Module):
-    """The sum over tasks of the mean over the batch, in nats.
+    """The mean over the batch for each task, in nats.
 
     Args:
         weights: w_t, one for each task; None: 1.
 
-    Shapes: logits, y (B,T) → ().
+    Shapes: logits, y (B,T) → (T,), whose sum is the loss.
 
     Raises:
         SeqmtlError: another number of weights than of tasks.
@@ -42,4 +42,4 @@ class BCE(nn.Module):
     def forward(self, output: Output, y: Tensor) -> Tensor:
         logits = at_least_float32(output.logits)
         per_task = F.binary_cross_entropy_with_logits(logits, y.to(logits.dtype), reduction="none").mean(0)  # (T,)
-        return (self.weights * per_task).sum()
+        return self.weights * per_task

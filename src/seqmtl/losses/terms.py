@@ -13,12 +13,13 @@ Term = Callable[..., Any]  # a partial of an nn.Module
 
 
 class Terms(nn.Module):
-    """Called as loss(output, y) → {term: value}; each value carries its weight, so that their sum is the loss.
+    """Called as loss(output, y) → {term: value}; each value carries its weight, so that the sum of all is the loss.
 
     Args:
-        terms: name → what term(schema) finishes to (output, y) → ().
+        terms: name → what term(schema) finishes to (output, y) → (T,), a value for each task, or (), one that belongs to no task.
 
-    `needs` names the extras without which a term cannot be computed; parameters of a term are trained with the model's.
+    `needs` names the extras without which a term cannot be computed; parameters of a term are trained with the model's. A detached
+    scalar that a term puts into `output.extras` is logged as train/extra/<name>.
     """
 
     needs: frozenset[str] = frozenset()

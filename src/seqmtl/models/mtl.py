@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,28 +24,33 @@ class MTLModel(nn.Module):
         bottom: finished as bottom(schema, dim); Features → z (B,G,W), G = 1 or T; says `width`.
         trunk: finished as trunk(schema, dim, width=bottom.width); (z, Features) → h (B,T,H); says `width`.
         head: finished as head(schema, dim, width=trunk.width, z_width=bottom.width); (h, z, Features) → Output.
+        embedding_bound: embeddings start uniform within ±this; None: N(0, 0.01²).
 
-    What a part writes into `features.extras` ends in `Output.extras`. `provides` names the extras that a loss may need.
+    What a part writes into `features.extras` ends in `Output.extras`. A part's `provides` names the extras that a loss may need.
 
     Raises:
         SeqmtlError: a history that the bottom reads is not there, or is made of a field that is not read.
     """
 
-    provides: ClassVar[frozenset[str]] = frozenset()
     bags = True  # multi-valued fields are vectors among the others
 
-    def __init__(self, schema: Schema, dim: int, bottom: Part, trunk: Part, head: Part) -> None:
+    def __init__(
+        self, schema: Schema, dim: int, bottom: Part, trunk: Part, head: Part, embedding_bound: float | None = None
+    ) -> None:
         super().__init__()
         sizes = {f.name: f.size for f in schema.fields}
         self.schema = schema
-        self.embedding = FieldEmbedding(schema.fields, dim)
+        self.embedding = FieldEmbedding(schema.fields, dim, embedding_bound)
         self.bottom = bottom(schema, dim)
         self.histories: tuple[str, ...] = getattr(self.bottom, "histories", schema.history_names)
         _refuse_histories(schema, self.histories)
         own = [Field(h.name, sizes[h.field]) for h in schema.histories if h.own_table and h.name in self.histories]
-        self.own_embedding = FieldEmbedding(own, dim) if own else None
+        self.own_embedding = FieldEmbedding(own, dim, embedding_bound) if own else None
         self.trunk = trunk(schema, dim, width=self.bottom.width)
         self.head = head(schema, dim, width=self.trunk.width, z_width=self.bottom.width)
+        self.provides: frozenset[str] = frozenset().union(
+            *(getattr(part, "provides", ()) for part in (self.bottom, self.trunk, self.head))
+        )
 
     def embed(self, batch: Batch) -> Features:
         """The batch's fields, target and histories as vectors; see Features."""

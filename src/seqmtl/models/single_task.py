@@ -8,8 +8,6 @@ The baseline "MLP" of AITM (KDD 2021, https://arxiv.org/abs/2105.08489, Table 4)
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 
@@ -23,13 +21,18 @@ class SingleTask(nn.Module):
     Shapes: logits (B,T). Extras: scalars are summed where they are losses and averaged otherwise, columns stand side by side.
     """
 
-    provides: ClassVar[frozenset[str]] = frozenset()
     bags = True
+    shared = False  # nothing that two tasks train: no gradients to balance
 
-    def __init__(self, schema: Schema, dim: int, bottom: Part, trunk: Part, head: Part) -> None:
+    def __init__(
+        self, schema: Schema, dim: int, bottom: Part, trunk: Part, head: Part, embedding_bound: float | None = None
+    ) -> None:
         super().__init__()
-        self.models = nn.ModuleList(MTLModel(schema.keep([task]), dim, bottom, trunk, head) for task in schema.task_names)
+        self.models = nn.ModuleList(
+            MTLModel(schema.keep([task]), dim, bottom, trunk, head, embedding_bound) for task in schema.task_names
+        )
         self.histories = self.models[0].histories
+        self.provides = self.models[0].provides
 
     def forward(self, batch: Batch) -> Output:
         outputs: list[Output] = [model(batch) for model in self.models]

@@ -1,9 +1,15 @@
-"""One table for all fields: one lookup, an offset for each field."""
+"""One table for all fields: one lookup, an offset for each field.
+
+Unusual: what is read of the tables can be watched, and some of their rows replaced. A batch reads a few thousand of millions of
+rows; a step that needs gradients of single tasks, or weights changed for a moment, works on those alone.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +18,16 @@ from torch import Tensor, nn
 from seqmtl.types import Field
 
 
+class Lookup(NamedTuple):
+    """One look into a table: rows (…) of `table` and the vectors (…,D) that stood there."""
+
+    table: FieldEmbedding
+    rows: Tensor
+    vectors: Tensor
+
+
 class FieldEmbedding(nn.Module):
-    """The embeddings of some fields, N(0, 0.01²) as in AITM's code.
+    """The embeddings of some fields, N(0, 0.01²) as in AITM's code, or uniform within ±`bound`.
 
     Ids are not checked: one beyond its field's size reads the next field's rows. Prepared data hold none.
 
@@ -22,17 +36,56 @@ class FieldEmbedding(nn.Module):
 
     offsets: Tensor
 
-    def __init__(self, fields: Sequence[Field], dim: int, std: float = 0.01) -> None:
+    def __init__(self, fields: Sequence[Field], dim: int, bound: float | None = None) -> None:
         super().__init__()
         ends = list(accumulate((f.size for f in fields), initial=0))
         self.weight = nn.Parameter(torch.empty(ends[-1], dim))
-        nn.init.normal_(self.weight, std=std)
+        if bound is None:
+            nn.init.normal_(self.weight, std=0.01)
+        else:
+            nn.init.uniform_(self.weight, -bound, bound)
         self.offset = {f.name: start for f, start in zip(fields, ends, strict=False)}
         self.register_buffer("offsets", torch.tensor(ends[:-1], dtype=torch.int64), persistent=False)
+        self._watcher: list[Lookup] | None = None
+        self._changed: tuple[Tensor, Tensor] | None = None
 
     def forward(self, fields: Tensor) -> Tensor:
-        return F.embedding(fields + self.offsets[: fields.shape[1]], self.weight)
+        return self._read(fields + self.offsets[: fields.shape[1]])
 
     def lookup(self, field: str, ids: Tensor) -> Tensor:
         """Further ids of one field: (…) → (…,D)."""
-        return F.embedding(ids + self.offset[field], self.weight)
+        return self._read(ids + self.offset[field])
+
+    def _read(self, rows: Tensor) -> Tensor:
+        vectors = F.embedding(rows, self.weight)
+        if self._changed is not None:
+            changed, values = self._changed
+            place = torch.searchsorted(changed, rows).clamp(max=len(changed) - 1)
+            here = (changed[place] == rows).unsqueeze(-1)
+            vectors = torch.where(here, values[place].to(vectors.dtype), vectors)
+        if self._watcher is not None:
+            self._watcher.append(Lookup(self, rows, vectors))
+        return vectors
+
+    @contextlib.contextmanager
+    def change(self, rows: Tensor, values: Tensor) -> Iterator[None]:
+        """Inside, `rows` (R,), sorted and distinct, hold `values` (R,D); the table itself stays as it is."""
+        self._changed = (rows, values) if len(rows) else None
+        try:
+            yield
+        finally:
+            self._changed = None
+
+
+@contextlib.contextmanager
+def watch(model: nn.Module) -> Iterator[list[Lookup]]:
+    """Collects every look into a table of `model` that is taken inside."""
+    tables = [module for module in model.modules() if isinstance(module, FieldEmbedding)]
+    lookups: list[Lookup] = []
+    for table in tables:
+        table._watcher = lookups
+    try:
+        yield lookups
+    finally:
+        for table in tables:
+            table._watcher = None

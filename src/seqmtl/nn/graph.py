@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from seqmtl.errors import SeqmtlError
 from seqmtl.types import Schema
 
@@ -34,3 +36,8 @@ def edges(parents: Sequence[int | None]) -> tuple[list[int], list[int]]:
     """Indices of the parents and of the children, one of each for every edge."""
     pairs = [(u, t) for t, u in enumerate(parents) if u is not None]
     return [u for u, _ in pairs], [t for _, t in pairs]
+
+
+def at_children(values: Tensor, children: Tensor, tasks: int) -> Tensor:
+    """Values of edges (edges,) at the tasks `children` (edges,) where they end: (T,), 0 elsewhere."""
+    return values.new_zeros(tasks).index_add(0, children, values)
