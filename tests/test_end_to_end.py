@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+import yaml
 from sklearn.metrics import roc_auc_score
 
 from conftest import CONF
@@ -19,7 +21,7 @@ from seqmtl.data.prepared import chosen_schema, open_dataset
 from test_cli import seqmtl
 
 SMALL = ("dataset=aliccp_sim", "dataset.prepare.simulate.train_rows=5000", "dataset.prepare.simulate.test_rows=2000")
-MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml") if "_wo_" not in path.stem)  # without the ablations
 KUAIRAND = Path(os.environ.get("SEQMTL_KUAIRAND_RAW", Path(__file__).parents[2] / "shared" / "data" / "kuairand"))
 
 
@@ -51,17 +53,22 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
-def test_a_model_lies_between_chance_and_the_oracle(tmp_path: Path, simulated: Path, compose: Any, model: str) -> None:
-    """Spec 7.3. The oracle's AUC is the best that any model reaches on average; the mean prediction is near the rate."""
-    from seqmtl.stage import Stage
+def test_a_model_lies_between_chance_and_the_oracle(
+    tmp_path: Path, simulated: Path, compose: Any, mlflow_database: Path, model: str
+) -> None:
+    """The oracle's AUC is the best that any model reaches on average; the mean prediction is near the rate."""
+    from seqmtl import job
 
     rows = ("dataset.prepare.simulate.train_rows=60000", "dataset.prepare.simulate.test_rows=20000")
     config = compose("experiment=demo", f"model={model}", "dataset=aliccp_sim", *rows, "trainer.progress=none")
-    config["data_dir"] = str(simulated / "data")
-    directory, meta = open_dataset(config)
-    stage = Stage(config, tmp_path, directory, meta, chosen_schema(config, meta))
-    stage.fit()
-    metrics, logits = stage.test()
+    config |= {"data_dir": str(simulated / "data"), "output_dir": str(tmp_path)}
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    shutil.copy(mlflow_database, tmp_path)
+    (run_dir / "config.yaml").write_text(yaml.safe_dump(config))
+    metrics = job.run(run_dir)
+    logits = torch.from_numpy(np.load(run_dir / "test_logits.npy"))
+    directory, _ = open_dataset(config)
     truth = pl.read_parquet(directory / "oracle" / "test.parquet")
     labels = pl.read_parquet(sorted((directory / "test").glob("*.parquet")))
     for t, task in enumerate(("click", "purchase")):
@@ -71,7 +78,8 @@ def test_a_model_lies_between_chance_and_the_oracle(tmp_path: Path, simulated: P
         auc = metrics[f"test/auc/{task}"]
         assert auc is not None
         assert 0.5 + error < auc < oracle + error, (task, auc, oracle)
-        # Against the true probabilities: how many of the test rows convert is chance, and of no model's making.
+        # Against the true probabilities: how many of the test rows convert is chance, and of no model's making. 3.9 % and 0.8 % of
+        # 20,000 rows: about 780 clicks and 170 purchases.
         expected = truth[task].to_numpy().mean()
         assert torch.sigmoid(logits[:, t]).mean() / expected == pytest.approx(1, abs=3 / math.sqrt(expected * len(y)) + 0.1)
     assert np.isfinite(logits.numpy()).all()

@@ -12,10 +12,15 @@ ROOT = Path(__file__).parents[1]
 
 def test_the_table_names_every_model_and_no_other() -> None:
     section = (ROOT / "README.md").read_text().split("## Architectures")[1].split("\n## ")[0]
-    rows = re.findall(r"^\| .* \| `(models/\w+\.py)` \| `(\w+)` \|$", section, re.MULTILINE)
+    rows = re.findall(r"^\| .* \| `((?:models/)?\w+\.py)` \| `(\w+)` \|$", section, re.MULTILINE)
     models = {path.stem for path in (ROOT / "conf" / "model").glob("*.yaml")}
-    assert {name for _, name in rows} == models
-    assert len(rows) == len(models)
+    ablations = {name for name in models if "_wo_" in name}
+    assert {name for _, name in rows} == models - ablations
+    assert len(rows) == len(models - ablations)
+    assert set(re.findall(r"`(\w+_wo_\w+)`", section)) == ablations
+    for group in ("loss", "step"):
+        for path in (ROOT / "conf" / group).glob("*.yaml"):
+            assert f"`{path.stem}`" in section, path
     for file, _ in rows:
         assert (ROOT / "src" / "seqmtl" / file).is_file()
 

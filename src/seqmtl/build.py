@@ -9,6 +9,12 @@ from typing import Any
 from seqmtl.errors import SeqmtlError
 
 # Keys that the config itself reads; the classes never see them.
+# What a stage cannot have of its own: the data, and where the job runs.
+OF_THE_RUN = (
+    *("data_dir", "raw_dir", "output_dir", "debug", "launcher", "trainer.accelerator", "trainer.devices", "trainer.strategy"),
+    *("dataset.name", "dataset.tasks", "dataset.fields", "dataset.histories", "dataset.bags", "dataset.main_history"),
+    *("dataset.prepare", "dataset.parents"),
+)
 NOT_ARGUMENTS = ("name", "runner", "stages", "selection")
 
 
@@ -63,10 +69,44 @@ def _merge(into: dict[str, Any], key: str, value: Any) -> None:
 
 
 def stages(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """{stage: its overrides}, `main` last wherever a YAML put it, less those that a variant sets to null."""
+    """{stage: its overrides}, `main` last wherever a YAML put it, less those that a variant sets to null.
+
+    Raises:
+        SeqmtlError: a name that cannot be one, or a stage sets what it cannot have of its own.
+    """
     found = {name: overrides for name, overrides in config["model"]["stages"].items() if overrides is not None}
     found["main"] = found.pop("main", {})
+    for name, overrides in found.items():
+        if not str(name).isidentifier() or name in ("train", "val", "test"):
+            raise SeqmtlError(f"model.stages: a stage cannot be named '{name}', as its folder and its metrics; take another word")
+        if not isinstance(overrides, Mapping):
+            raise SeqmtlError(f"model.stages.{name}={overrides} must be a mapping of what the stage sets, or null to leave it out")
+        for key in _paths(overrides):
+            if any(key == of_run or key.startswith(f"{of_run}.") for of_run in OF_THE_RUN):
+                raise SeqmtlError(f"model.stages.{name} sets {key}, which all stages have in common; set it for the run: {key}=…")
     return found
+
+
+def _paths(node: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in node.items():
+        yield prefix + key
+        if isinstance(value, Mapping):
+            yield from _paths(value, f"{prefix}{key}.")
+
+
+def runner(config: Mapping[str, Any]) -> Any:
+    """The function that trains a model which is no torch module (see runner.py); None for a torch module.
+
+    Raises:
+        SeqmtlError: there is no such function.
+    """
+    from hydra.utils import get_object
+
+    name = config["model"].get("runner")
+    try:
+        return None if name is None else get_object(name)
+    except (ImportError, AttributeError, ValueError) as e:
+        raise SeqmtlError(f"model.runner: {name} cannot be found ({' '.join(str(e).split())})") from e
 
 
 def check_pairs(config: Mapping[str, Any]) -> None:
@@ -75,6 +115,8 @@ def check_pairs(config: Mapping[str, Any]) -> None:
     Raises:
         SeqmtlError: says what is missing and a pair that works.
     """
+    if runner(config) is not None:
+        return
     for overrides in stages(config).values():
         its_config = stage_config(config, overrides)
         _check_loss(its_config)
@@ -92,14 +134,16 @@ def _check_step(config: Mapping[str, Any]) -> None:
 
 
 def _check_loss(config: Mapping[str, Any]) -> None:
-    needs = set().union(*(getattr(target, "needs", ()) for target in _targets(config["loss"])))
+    terms = list(_targets(config["loss"]))
     provides = set().union(*(getattr(target, "provides", ()) for target in _targets(config["model"])))
-    missing = sorted(needs - provides)
+    missing = sorted(set().union(*(getattr(term, "needs", ()) for term in terms)) - provides)
     if missing:
         model, loss = config["model"]["name"], config["loss"]["name"]
+        others = {term.works_with for term in terms if hasattr(term, "works_with")} - {model}
         raise SeqmtlError(
             f"loss={loss} needs {', '.join(missing)}, which model={model} does not provide"
             f" (it provides {', '.join(sorted(provides)) or 'logits only'}); model={model} loss=bce works"
+            + "".join(f", and so does model={other} loss={loss}" for other in sorted(others))
         )
 
 

@@ -33,7 +33,7 @@ def save_atomically(content: Any, path: Path) -> None:
 
 
 def load_weights(path: Path) -> dict[str, Any]:
-    """A checkpoint of best weights: {state_dict, config, epoch, metrics}.
+    """A checkpoint of best weights: {state_dict, config, step, epoch, metrics}.
 
     Raises:
         SeqmtlError: it is missing or damaged.
@@ -95,7 +95,8 @@ class Selection(L.Callback):
                 state.update(score=score, epoch=pl_module.current_epoch, waited=0)
                 state["metrics"] = metrics | pl_module.train_terms()
                 if trainer.is_global_zero:
-                    content = {"state_dict": pl_module.state_dict(), "config": self.config} | state
+                    step = pl_module.first_step + pl_module.global_step
+                    content = {"state_dict": pl_module.state_dict(), "config": self.config, "step": step} | state
                     save_atomically(content, self.path(key))
             else:
                 state["waited"] += 1

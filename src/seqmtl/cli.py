@@ -14,6 +14,8 @@ from seqmtl.errors import SeqmtlError
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    Task = Callable[[DictConfig, bool, list[str]], Any]
+
 VERBS = ("train", "prepare")
 
 
@@ -61,15 +63,16 @@ def _take_verb_from_completion() -> str:
     return words[1]
 
 
-def compose(verb: str, task: Callable[[DictConfig, bool], Any]) -> None:
-    """Let Hydra compose the jobs of the command line and call `task(cfg, sweep)` with each."""
+def compose(verb: str, task: Task) -> None:
+    """Let Hydra compose the jobs of the command line and call `task(cfg, sweep, overrides)` with each."""
     import hydra
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
     @hydra.main(version_base="1.3", config_path=str(conf_directory()), config_name=verb)
     def main(cfg: DictConfig) -> None:
-        task(cfg, HydraConfig.get().mode == RunMode.MULTIRUN)
+        hydra_config = HydraConfig.get()
+        task(cfg, hydra_config.mode == RunMode.MULTIRUN, list(hydra_config.overrides.task))
 
     main()
 
@@ -78,14 +81,14 @@ def run(verb: str) -> int:
     """Run one verb; the exit status."""
     errors: list[SeqmtlError] = []
 
-    def guarded(task: Callable[[DictConfig, bool], Any]) -> Callable[[DictConfig, bool], Any]:
+    def guarded(task: Task) -> Task:
         """Hydra would print a traceback of its own."""
 
-        def inner(cfg: DictConfig, sweep: bool) -> None:
+        def inner(cfg: DictConfig, sweep: bool, overrides: list[str]) -> None:
             if cfg.debug:
                 os.environ["HYDRA_FULL_ERROR"] = "1"
             try:
-                task(cfg, sweep)
+                task(cfg, sweep, overrides)
             except SeqmtlError as e:
                 errors.append(e)
 
@@ -99,7 +102,7 @@ def run(verb: str) -> int:
     if verb == "prepare":
         import seqmtl.prepare.verb as prepare
 
-        compose(verb, guarded(lambda cfg, sweep: prepare.run(cfg)))
+        compose(verb, guarded(lambda cfg, sweep, overrides: prepare.run(cfg)))
     else:
         from seqmtl import train
         from seqmtl.plan import Plan

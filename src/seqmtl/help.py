@@ -26,6 +26,7 @@ USAGE = {
     """,
 }
 CHOSEN_BY_OTHERS = ("preset", "loss/paper")  # by experiment and model
+ADDED = {"loss/term": "added to a loss: +loss/term@loss.terms.NAME=NAME"}
 
 
 def help_text(verb: str, folders: list[Path]) -> str:
@@ -38,7 +39,8 @@ def help_text(verb: str, folders: list[Path]) -> str:
                 groups.setdefault(group, set()).add(path.stem)
     width = max(map(len, groups))
     lines = [textwrap.dedent(USAGE[verb]).strip(), "", "Groups, chosen by group=option:", ""]
-    lines += [f"  {group:<{width}}  {', '.join(sorted(options))}" for group, options in sorted(groups.items())]
+    for group, options in sorted(groups.items()):
+        lines.append(f"  {group:<{width}}  {', '.join(sorted(options))}" + (f" ({ADDED[group]})" if group in ADDED else ""))
     lines += ["", "Keys, changed by key=value:", "", textwrap.indent(_own_keys(folders[0] / f"{verb}.yaml"), "  ")]
     call = "seqmtl" if verb == "train" else f"seqmtl {verb}"
     lines += [f"All options with their values, for any choice of groups: {call} --cfg job, {call} dataset=kuairand --cfg job"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import io
 import json
 import logging
@@ -22,22 +23,26 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from seqmtl.build import stage_config, stages
+from seqmtl.build import runner, stage_config, stages
 from seqmtl.data.meta import data_version, read_meta
 from seqmtl.data.prepared import chosen_schema, open_dataset
 from seqmtl.disk import write_file
 from seqmtl.errors import SeqmtlError
 from seqmtl.process import die_with_parent
+from seqmtl.runner import Trained
 from seqmtl.runs import Run, config_hash
 
 if TYPE_CHECKING:
-    from seqmtl.stage import Stage
+    from seqmtl.data.meta import Meta
     from seqmtl.tracking import Tracker
+    from seqmtl.types import Schema
 
 log = logging.getLogger("seqmtl")
 
 RANK = int(os.environ.get("RANK", "0"))
 WORLD_SIZE = int(os.environ.get("WORLD_SIZE", "1"))
+
+FITTED = "fitted.json"  # in the folder of an earlier stage: it needs no more training
 
 
 def read_config(run_dir: Path) -> dict[str, Any]:
@@ -73,7 +78,7 @@ def run(run_dir: Path, sweep: str = "") -> dict[str, float | None]:
         with _job_log(run_dir):
             try:
                 tracker = _tracker(config, run_dir, sweep) if RANK == 0 else None
-                metrics, times = _stages(config, run_dir, tracker, version)
+                metrics, times = _train_and_test(config, run_dir, tracker, version)
             except (KeyboardInterrupt, SystemExit):
                 raise  # status stays "running": the same command goes on from here
             except BaseException as e:
@@ -87,7 +92,7 @@ def run(run_dir: Path, sweep: str = "") -> dict[str, float | None]:
 def _tracker(config: dict[str, Any], run_dir: Path, sweep: str) -> Tracker:
     from seqmtl.tracking import Tracker, git_commit
 
-    names = {group: config[group]["name"] for group in ("model", "loss", "dataset")}
+    names = {group: config[group]["name"] for group in ("model", "loss", "step", "dataset") if group in config}
     tags = names | {"seed": str(config["seed"]), "config_hash": config_hash(config), "git_commit": git_commit()}
     return Tracker(Path(config["output_dir"]), run_dir, config, tags | ({"sweep": sweep} if sweep else {}))
 
@@ -102,18 +107,32 @@ def _refuse_other_data(directory: Path, version: str) -> None:
         raise SeqmtlError(f"the data in {directory} were prepared anew while this run trained on them; run the command again")
 
 
-def _stages(
+def _train_and_test(
     config: dict[str, Any], run_dir: Path, tracker: Tracker | None, version: str
 ) -> tuple[dict[str, float | None], dict[str, float]]:
-    """Fit one stage after the other, each from the best weights of the one before; test the last."""
+    directory, meta = open_dataset(config)
+    schema = chosen_schema(config, meta)
+    train = runner(config)
+    if train is None:
+        trained = _stages(config, run_dir, directory, meta, schema, tracker, version)
+    else:
+        trained = train(config, run_dir, directory, meta, schema, tracker)
+        _refuse_other_data(directory, version)
+    return _finish(trained, run_dir, directory, tracker, version)
+
+
+def _stages(
+    config: dict[str, Any], run_dir: Path, directory: Path, meta: Meta, schema: Schema, tracker: Tracker | None, version: str
+) -> Trained:
+    """Fit one stage after the other, each from the best weights of the one before; the last is to be tested."""
     from seqmtl.checkpoint import load_weights
     from seqmtl.stage import Stage
 
-    directory, meta = open_dataset(config)
-    schema = chosen_schema(config, meta)
     plan = stages(config)
-    weights: dict[str, Any] | None = None
+    stage: Stage | None = None
+    best: dict[str, Any] | None = None
     metrics: dict[str, float | None] = {}
+    times: dict[str, float] = {}
     steps = 0
     for number, (name, overrides) in enumerate(plan.items(), 1):
         last = number == len(plan)
@@ -123,36 +142,51 @@ def _stages(
         its_config = stage_config(config, overrides)
         if not last:
             its_config["model"]["selection"] = "sum"  # the next stage takes one set of weights
-        stage = Stage(its_config, folder, directory, meta, schema, RANK, WORLD_SIZE, tracker, prefix)
-        if weights is not None:
-            stage.start_from(weights)
         if tracker is not None and len(plan) > 1:
             tracker.log({"stage": float(number)}, steps)  # over the optimizer steps of all stages
-        stage.fit()
-        steps += stage.lit.global_step
-        _refuse_other_data(directory, version)
-        metrics |= {prefix + key: value for key, value in stage.best_metrics().items()}
-        if not last:
-            weights = load_weights(stage.selection.path(""))["state_dict"]
-    return _finish(stage, run_dir, tracker, metrics, version)
+        fitted = {} if last else _read_fitted(folder)
+        if not fitted:
+            stage = Stage(its_config, folder, directory, meta, schema, RANK, WORLD_SIZE, tracker, prefix)
+            if best is not None:
+                stage.start_from(best)
+            stage.fit()
+            _refuse_other_data(directory, version)
+            fitted = {"steps": stage.lit.global_step, "times": stage.times}
+        steps += fitted["steps"]
+        times |= {prefix + key: value for key, value in fitted["times"].items()}
+        if last:
+            assert stage is not None
+            return Trained(metrics | stage.best_metrics(), stage.test, stage.parameters, times)
+        best = load_weights(folder / "best.ckpt")
+        metrics |= {prefix + key: value for key, value in best["metrics"].items()}
+        if tracker is not None:
+            write_file(folder / FITTED, json.dumps(fitted).encode())
+        stage = None
+        gc.collect()  # Lightning's objects refer to each other, and to the rows in memory
+    raise AssertionError("there is always a last stage")
+
+
+def _read_fitted(folder: Path) -> dict[str, Any]:
+    """Steps and times of an earlier stage that is finished, {} where it is not."""
+    try:
+        return json.loads((folder / FITTED).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
 
 
 def _finish(
-    stage: Stage, run_dir: Path, tracker: Tracker | None, metrics: dict[str, float | None], version: str
+    trained: Trained, run_dir: Path, directory: Path, tracker: Tracker | None, version: str
 ) -> tuple[dict[str, float | None], dict[str, float]]:
     """Test, and write what there is to know."""
     import numpy as np
 
     started = time.monotonic()
-    tested, logits = stage.test()
-    test_seconds = time.monotonic() - started
-    _refuse_other_data(stage.data.directory, version)
-    metrics = metrics | tested
-    metrics |= {"params": float(stage.parameters), "params_mb": stage.parameters * 4 / 2**20}
-    times = {"test_seconds": test_seconds}
-    if stage.watch.seconds:
-        times["epoch_seconds"] = sum(stage.watch.seconds) / len(stage.watch.seconds)
-        times["train_rows_per_second"] = stage.watch.train_rows / times["epoch_seconds"]
+    tested, logits = trained.test()
+    times = {"test_seconds": time.monotonic() - started} | dict(trained.times)
+    _refuse_other_data(directory, version)
+    params = trained.parameters
+    sizes = {"params": None, "params_mb": None} if params is None else {"params": float(params), "params_mb": params * 4 / 2**20}
+    metrics: dict[str, float | None] = {**trained.metrics, **tested, **sizes}
     metrics = {k: v if v is None or math.isfinite(v) else None for k, v in metrics.items()}  # JSON has no infinity
     if tracker is not None:
         buffer = io.BytesIO()
@@ -161,7 +195,8 @@ def _finish(
         text = json.dumps(metrics, indent=1, sort_keys=True, allow_nan=False) + "\n"
         write_file(run_dir / "metrics.json", text.encode())
         final = {k: v for k, v in metrics.items() if k.startswith(("test/", "params"))}
-        tracker.log(final | {"test_seconds": test_seconds}, step=0)  # MLflow draws bars, not points, of what has step 0 only
+        # MLflow draws bars, not points, of what has step 0 only.
+        tracker.log(final | {"test_seconds": times["test_seconds"]}, step=0)
         tracker.end("FINISHED")
     return metrics, times
 

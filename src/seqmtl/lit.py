@@ -121,6 +121,7 @@ class Lit(L.LightningModule):
         self.rank = rank
         self.log_every = log_every
         self.observer = observer
+        self.first_step = 0  # optimizer steps of earlier stages in the weights that this one starts from
         self.followers = [m for m in self.modules() if m is not self and hasattr(m, "set_step")]
         self.epoch_followers = [m for m in self.modules() if m is not self and hasattr(m, "set_epoch")]
         self.interval: dict[str, Tensor] = {}  # sums of the loss terms since they were last logged
@@ -142,8 +143,7 @@ class Lit(L.LightningModule):
     # -- training
 
     def on_train_start(self) -> None:
-        for module in self.followers:
-            module.set_step(self.global_step)
+        self._tell_step()
         done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
         if done:  # resumed in the middle of an epoch, whose start Lightning does not tell again
             self.observer.epoch_started(self.current_epoch, self.trainer.num_training_batches, done)
@@ -169,11 +169,14 @@ class Lit(L.LightningModule):
         terms = self.step(self.model, self.loss, batch)
         self._sum_gradients()
         optimizer.step()
-        for module in self.followers:
-            module.set_step(self.global_step)
+        self._tell_step()
         self._add(terms, batch.share)
         if self.global_step % self.log_every == 0:
             self._log_interval(batch_idx)
+
+    def _tell_step(self) -> None:
+        for module in self.followers:
+            module.set_step(self.first_step + self.global_step)
 
     def _sum_gradients(self) -> None:
         if not _distributed():

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from seqmtl.build import check_pairs
+from seqmtl.build import check_pairs, stage_config, stages
 from seqmtl.data.downsample import chosen_downsample
 from seqmtl.data.prepared import chosen_schema, open_dataset
 from seqmtl.data.storage import chosen_storage
 from seqmtl.errors import SeqmtlError
-from seqmtl.runs import Run, run_directory
+from seqmtl.runner import reduced, refuse_unread
+from seqmtl.runs import Run, run_directory, run_label
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -28,19 +29,25 @@ class Planned:
 
     @property
     def label(self) -> str:
-        return f"{self.config['model']['name']}/{self.config['loss']['name']}/seed={self.config['seed']}"
+        return f"{run_label(self.config)}/seed={self.config['seed']}"
 
 
 @dataclass
 class Plan:
-    """What Hydra composed."""
+    """What Hydra composed; `repeated` counts the jobs that would be the same run as another one."""
 
     jobs: list[Planned] = field(default_factory=list)
+    repeated: int = 0
     sweep: bool = False
     debug: bool = False
 
-    def add(self, cfg: DictConfig, sweep: bool) -> None:
+    def add(self, cfg: DictConfig, sweep: bool, overrides: Sequence[str] = ()) -> None:
         """Check one composed config and add it; in a sweep a bad one is kept with its reason, else raised.
+
+        Args:
+            cfg: composed.
+            sweep: one of several.
+            overrides: of the command line, key=value.
 
         Raises:
             SeqmtlError: bad input, in words.
@@ -58,8 +65,17 @@ class Plan:
         self.jobs.append(planned)
         try:
             check(planned.config)
-            planned.config["dataset"]["storage"] = _storage(planned.config)  # before the run is named by its config's hash
+            # Before the run is named by its config's hash.
+            if "runner" in planned.config["model"]:
+                if not sweep:
+                    refuse_unread(planned.config, overrides)
+                planned.config = reduced(planned.config)
+            else:
+                planned.config["dataset"]["storage"] = _storage(planned.config)
             planned.run = Run(run_directory(planned.config))
+            if planned.run in [other.run for other in self.jobs[:-1]]:
+                self.jobs.pop()
+                self.repeated += 1
         except SeqmtlError as e:
             planned.error = str(e)
             if not sweep:
@@ -85,19 +101,25 @@ def check(config: Mapping[str, Any]) -> None:
     Raises:
         SeqmtlError: says what to do.
     """
+    _check_values(config)
+    for name, overrides in stages(config).items():
+        _check_values(stage_config(config, overrides), f"model.stages.{name}: ")
+    check_pairs(config)
+    _, meta = open_dataset(config)
+    chosen_schema(config, meta)
+    chosen_downsample(config["dataset"]["downsample"], meta)
+
+
+def _check_values(config: Mapping[str, Any], where: str = "") -> None:
     for key, least in (WHOLE_NUMBERS | OR_NULL).items():
         value = _at(config, key)
         if value is None and key in OR_NULL:
             continue
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise SeqmtlError(f"{key} must be an integer of at least {least}{' or null' * (key in OR_NULL)}, not {value!r}")
+            raise SeqmtlError(f"{where}{key} must be an integer of at least {least}{' or null' * (key in OR_NULL)}, not {value!r}")
     for key, choices in CHOICES.items():
         if _at(config, key) not in choices:
-            raise SeqmtlError(f"{key} must be one of {', '.join(choices)}, not {_at(config, key)!r}")
-    check_pairs(config)
-    _, meta = open_dataset(config)
-    chosen_schema(config, meta)
-    chosen_downsample(config["dataset"]["downsample"], meta)
+            raise SeqmtlError(f"{where}{key} must be one of {', '.join(choices)}, not {_at(config, key)!r}")
 
 
 def _storage(config: Mapping[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
     <output_dir>/<dataset>/<model>-<loss>-<hash>/seed=<n>/
         config.yaml  status.json  metrics.json  best.ckpt  last.ckpt  test_logits.npy  mlflow_run_id
-        job.log  console.log  error.txt  attempt-<n>/
+        job.log  console.log  error.txt  attempt-<n>/  <stage>/best.ckpt  <stage>/last.ckpt  <stage>/fitted.json
 
 Unusual: the state is not what status.json says alone. "running" with nobody holding the lock is a run that was cut off.
 """
@@ -15,7 +15,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -51,16 +51,17 @@ def run_directory(config: dict[str, Any]) -> Path:
     return Path(config["output_dir"]).absolute().joinpath(*names, f"seed={config['seed']}")
 
 
+def run_label(config: Mapping[str, Any]) -> str:
+    """What people call the run, less its seed: model/loss, and the step where that is not the plain one."""
+    step = config.get("step", {}).get("name", "plain")  # a runner's config has none
+    return "/".join([config["model"]["name"], config["loss"]["name"], *([] if step == "plain" else [step])])
+
+
 @dataclass(frozen=True)
 class Run:
     """One run directory."""
 
     path: Path
-
-    @property
-    def label(self) -> str:
-        """<model>-<loss>-<hash>/seed=<n>"""
-        return f"{self.path.parent.name}/{self.path.name}"
 
     def status(self) -> dict[str, Any]:
         """status.json, {} where there is none or it is damaged."""

@@ -154,10 +154,23 @@ class Stage:
         """Parameters of the model; those of a loss (uncertainty weights) are not counted."""
         return sum(p.numel() for p in self.lit.model.parameters())
 
-    def start_from(self, weights: Mapping[str, Tensor]) -> None:
-        """Take an earlier stage's weights by name, where name and shape agree; the rest stays fresh."""
+    def start_from(self, best: Mapping[str, Any]) -> None:
+        """Take the weights of an earlier stage's best.ckpt by name, where name and shape agree; the rest stays fresh.
+
+        What follows the optimizer steps goes on where it stood at these weights.
+
+        Raises:
+            SeqmtlError: nothing of the model agrees.
+        """
         own = self.lit.state_dict()
-        self.lit.load_state_dict(own | {k: v for k, v in weights.items() if k in own and own[k].shape == v.shape})
+        taken = {k: v for k, v in best["state_dict"].items() if k in own and own[k].shape == v.shape}
+        if not any(name.startswith("model.") for name in taken):
+            raise SeqmtlError(
+                "no weights of the stage before fit into this one: their models have no parameter of the same name and shape;"
+                " leave out one of the stages (model.stages.NAME=null)"
+            )
+        self.lit.load_state_dict(own | taken)
+        self.lit.first_step = best["step"]
 
     def fit(self) -> None:
         """Train until the selection says stop, from last.ckpt where there is one."""
@@ -169,6 +182,15 @@ class Stage:
         finally:
             self.watch.progress.close()
         self.watch.flush()
+
+    @property
+    def times(self) -> dict[str, float]:
+        """Mean seconds of an epoch, and rows per second; nothing where no epoch was trained as a whole."""
+        seconds = self.watch.seconds
+        if not seconds:
+            return {}
+        mean = sum(seconds) / len(seconds)
+        return {"epoch_seconds": mean, "train_rows_per_second": self.watch.train_rows / mean}
 
     def test(self) -> tuple[dict[str, float | None], Tensor]:
         """The test metrics and logits (N,T) of the best weights; the first time that the test split is read."""

@@ -39,6 +39,12 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _has_state(run_dir: Path) -> bool:
+    """Whether there is a state to go on from: of the last stage, or of an earlier one, which has a folder of its own."""
+    of_stages = [path for path in run_dir.glob("*/last.ckpt") if not path.parent.name.startswith("attempt-")]
+    return bool(of_stages) or (run_dir / "last.ckpt").exists()
+
+
 def git_commit() -> str:
     """The commit of the checkout that the code runs from (-dirty where it was changed), or the package's version."""
     root = Path(__file__).parents[2]
@@ -84,7 +90,7 @@ class Tracker:
         output_dir: holds the default database, and artifacts beside it.
         run_dir: gets `mlflow_run_id`, a cache: a run is found by its tags config_hash and seed.
         config: resolved; logged as params and as the artifact config.yaml.
-        tags: model, loss, dataset, seed, config_hash, git_commit, sweep.
+        tags: model, loss, step, dataset, seed, config_hash, git_commit, sweep.
 
     Raises:
         SeqmtlError: the database is locked, or of another MLflow's schema, or the server does not answer.
@@ -131,7 +137,7 @@ class Tracker:
         tags = {**tags, "run_dir": f"{socket.gethostname()}:{run_dir.absolute()}"}
         same = " and ".join(f"tags.{key} = '{tags[key]}'" for key in ("config_hash", "seed", "run_dir"))
         found = self.client.search_runs([experiment], same, order_by=["attributes.start_time DESC"])
-        if found and (run_dir / "last.ckpt").exists():
+        if found and (_has_state(run_dir) or any(run_dir.glob("best.*.txt"))):
             # Cut off and going on, be it after its run was ended and before the job was.
             self.client.update_run(found[0].info.run_id, status="RUNNING")
             (run_dir / "mlflow_run_id").write_text(found[0].info.run_id)
@@ -139,7 +145,8 @@ class Tracker:
         for run in found:
             if run.info.status == "RUNNING":
                 self.client.set_terminated(run.info.run_id, "KILLED")
-        name = f"{tags['model']}/{tags['loss']}/seed={tags['seed']}"
+        step = [tags["step"]] if tags.get("step", "plain") != "plain" else []
+        name = "/".join([tags["model"], tags["loss"], *step, f"seed={tags['seed']}"])
         run = self.client.create_run(experiment, run_name=name, tags=dict(tags))
         self._log_params(run.info.run_id, config)
         (run_dir / "mlflow_run_id").write_text(run.info.run_id)

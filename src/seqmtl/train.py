@@ -23,7 +23,7 @@ from seqmtl.data.prepared import open_dataset
 from seqmtl.disk import write_file
 from seqmtl.errors import SeqmtlError
 from seqmtl.plan import Plan, Planned
-from seqmtl.runs import Run, config_hash
+from seqmtl.runs import Run, config_hash, run_label
 
 if TYPE_CHECKING:
     from seqmtl.launch.local import Job
@@ -197,7 +197,8 @@ def _sweep(plan: Plan) -> int:
                 planned.error = str(e)
     refused = sum(bool(p.error) for p in plan.jobs)
     skipped = len(plan.jobs) - len(todo) - refused
-    print(f"{len(plan.jobs)} jobs: {skipped} finished before, {len(todo)} to run, {refused} refused", flush=True)
+    more = f"; {plan.repeated} left out, the same as one of these" if plan.repeated else ""
+    print(f"{len(plan.jobs)} jobs: {skipped} finished before, {len(todo)} to run, {refused} refused{more}", flush=True)
     if todo:
         _launch(plan.jobs[0], list(todo.values()), sweep)
     return _summary(plan)
@@ -229,11 +230,10 @@ def _summary(plan: Plan) -> int:
 
 
 def _by_seed(jobs: list[Planned]) -> dict[str, list[Mapping[str, float | None]]]:
-    """Runs that differ by their seed alone stand together; the hash is shown where model and loss do not tell two groups apart."""
+    """Runs that differ by their seed alone stand together; the hash is shown where the label does not tell two groups apart."""
     groups: dict[tuple[str, str], dict[int, Planned]] = defaultdict(dict)
     for planned in jobs:
-        label = f"{planned.config['model']['name']}/{planned.config['loss']['name']}"
-        groups[label, config_hash(planned.config)][planned.config["seed"]] = planned
+        groups[run_label(planned.config), config_hash(planned.config)][planned.config["seed"]] = planned
     labels = [label for label, _ in groups]
     return {
         label if labels.count(label) == 1 else f"{label} {digest}": [p.run.metrics() for p in seeds.values() if p.run]

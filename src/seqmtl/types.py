@@ -179,7 +179,7 @@ class Output:
     """What every model returns.
 
     `logits` (B,T): the log-odds that task t happens, over all impressions, for every model.
-    `extras`: conditional (B,T), imputed_error (B,T), auxiliary (B,T); every `loss_<name>` () is added to the loss in training.
+    `extras`: conditional (B,T), imputation (B,T), auxiliary (B,T); every `loss_<name>` () is added to the loss in training.
     """
 
     logits: Tensor

@@ -16,6 +16,7 @@ from seqmtl.build import build
 
 CONF = Path(__file__).parents[2] / "conf"
 MODELS = {p.stem for p in (CONF / "model").glob("*.yaml")}
+NEURAL = {p.stem for p in (CONF / "model").glob("*.yaml") if "\nrunner:" not in p.read_text()}
 EXPERIMENTS = {p.stem for p in (CONF / "experiment").glob("*.yaml")}
 PRESETS = sorted(p.stem for p in (CONF / "preset").glob("*.yaml"))
 
@@ -32,6 +33,12 @@ def contains(whole: Any, some: Any) -> bool:
     return bool(whole == some)
 
 
+def merged(base: Any, over: Any) -> Any:
+    if not (isinstance(base, dict) and isinstance(over, dict)):
+        return over
+    return base | {k: merged(base[k], v) if k in base else v for k, v in over.items()}
+
+
 def split(preset: str) -> tuple[str, str]:
     found = [(e, m) for e in EXPERIMENTS for m in MODELS if f"{e}_{m}" == preset]
     assert len(found) == 1, f"conf/preset/{preset}.yaml belongs to no experiment and model"
@@ -42,9 +49,11 @@ def split(preset: str) -> tuple[str, str]:
 def test_a_preset_is_reached(preset: str, compose: Compose) -> None:
     experiment, model = split(preset)
     content = body("preset", preset)
+    config = compose(f"model={model}", f"experiment={experiment}")
     assert (CONF / "preset" / f"{preset}.yaml").read_text().startswith("# @package _global_\n")
     assert "name" not in content
-    config = compose(f"model={model}", f"experiment={experiment}")
+    for base in content.pop("defaults", []):
+        assert contains(config, merged(body("preset", base), content))
     assert contains(config, content)
     # Each key is one that the model's own parts have: a misspelt one would be added.
     assert contains(keys(compose(f"model={model}")), keys(content))
@@ -59,8 +68,7 @@ def test_an_experiment_says_nothing_of_models(experiment: str, compose: Compose)
     content = body("experiment", experiment)
     assert (CONF / "experiment" / f"{experiment}.yaml").read_text().startswith("# @package _global_\n")
     assert not {"model", "name"} & set(content)
-    for model in ("single_task", "shared_bottom", "mmoe", "aitm", "apem"):
-        assert f"{experiment}_{model}" in PRESETS
+    assert {f"{experiment}_{model}" for model in NEURAL} <= set(PRESETS)
     plain = compose("model=mmoe")
     assert contains(keys(plain), keys(content))
     assert contains(compose("model=mmoe", f"experiment={experiment}"), content)
@@ -85,13 +93,10 @@ def test_aitms_decay_is_on_embeddings_and_the_three_matrices(model: str, wanted:
 
 
 def test_the_papers_loss_comes_with_the_model(compose: Compose) -> None:
-    assert {m: compose(f"model={m}")["loss"]["name"] for m in ("single_task", "shared_bottom", "mmoe", "aitm", "apem")} == {
-        "single_task": "bce",
-        "shared_bottom": "bce",
-        "mmoe": "bce",
-        "aitm": "calibrated",
-        "apem": "dependence",
-    }
+    own = {"aitm": "calibrated", "escm2": "escm2_ipw"}
+    own |= dict.fromkeys(("apem", "apem_wo_asrg", "apem_wo_ps"), "dependence")
+    own |= dict.fromkeys(("man", "man_wo_meta", "man_wo_att", "man_wo_meta_att"), "uncertainty")
+    assert {m: compose(f"model={m}")["loss"]["name"] for m in NEURAL} == dict.fromkeys(NEURAL, "bce") | own
     assert compose("model=apem", "loss=bce")["loss"]["name"] == "bce"
     assert compose("model=single_task")["model"]["selection"] == "each"
     assert compose("model=mmoe")["model"]["selection"] == "sum"

@@ -22,7 +22,8 @@ class Calibrator(nn.Module):
         alpha: weight; 0.6 in the paper and its code (0.3 in AITM_standard).
         parents: index of each task's parent or None, instead of the schema's.
 
-    Shapes: logits (B,T) → (T,), each edge's value at its child. The mean over the batch: two ports sum, which is 2000 times as strong. No gradient is stopped.
+    Shapes: logits (B,T) → (T,), each edge's value at its child. The mean over the batch: two ports sum, which is 2000 times as
+    strong. No gradient is stopped.
 
     Raises:
         SeqmtlError: no task has a parent.

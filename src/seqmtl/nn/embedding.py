@@ -1,13 +1,13 @@
 """One table for all fields: one lookup, an offset for each field.
 
-Unusual: what is read of the tables can be watched, and some of their rows replaced. A batch reads a few thousand of millions of
-rows; a step that needs gradients of single tasks, or weights changed for a moment, works on those alone.
+Unusual: what is read of the tables can be watched, and some of their rows shifted for a moment. A batch reads a few thousand of
+millions of rows; a step that needs gradients of single tasks, or weights at another place, works on those alone.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from seqmtl.types import Field
 
 
 class Lookup(NamedTuple):
-    """One look into a table: rows (…) of `table` and the vectors (…,D) that stood there."""
+    """One look into a table: rows (…) of `table` and the vectors (…,D) that stand there, before any shift."""
 
     table: FieldEmbedding
     rows: Tensor
@@ -47,7 +47,8 @@ class FieldEmbedding(nn.Module):
         self.offset = {f.name: start for f, start in zip(fields, ends, strict=False)}
         self.register_buffer("offsets", torch.tensor(ends[:-1], dtype=torch.int64), persistent=False)
         self._watcher: list[Lookup] | None = None
-        self._changed: tuple[Tensor, Tensor] | None = None
+        self._cut = False
+        self._shift: tuple[Tensor, Tensor] | None = None
 
     def forward(self, fields: Tensor) -> Tensor:
         return self._read(fields + self.offsets[: fields.shape[1]])
@@ -57,35 +58,48 @@ class FieldEmbedding(nn.Module):
         return self._read(ids + self.offset[field])
 
     def _read(self, rows: Tensor) -> Tensor:
-        vectors = F.embedding(rows, self.weight)
-        if self._changed is not None:
-            changed, values = self._changed
-            place = torch.searchsorted(changed, rows).clamp(max=len(changed) - 1)
-            here = (changed[place] == rows).unsqueeze(-1)
-            vectors = torch.where(here, values[place].to(vectors.dtype), vectors)
+        vectors = F.embedding(rows, self.weight.detach() if self._cut else self.weight)
         if self._watcher is not None:
-            self._watcher.append(Lookup(self, rows, vectors))
+            self._watcher.append(Lookup(self, rows, vectors.requires_grad_(self.weight.requires_grad) if self._cut else vectors))
+        if self._shift is not None:
+            shifted, by = self._shift
+            place = torch.searchsorted(shifted, rows).clamp(max=len(shifted) - 1)
+            here = (shifted[place] == rows).unsqueeze(-1)
+            vectors = vectors + torch.where(here, by[place], 0.0)
         return vectors
 
     @contextlib.contextmanager
-    def change(self, rows: Tensor, values: Tensor) -> Iterator[None]:
-        """Inside, `rows` (R,), sorted and distinct, hold `values` (R,D); the table itself stays as it is."""
-        self._changed = (rows, values) if len(rows) else None
+    def shift(self, rows: Tensor, by: Tensor) -> Iterator[None]:
+        """Inside, `by` (R,D) is added to what is read of `rows` (R,), sorted and distinct; the table itself stays as it is."""
+        self._shift = (rows, by) if len(rows) else None
         try:
             yield
         finally:
-            self._changed = None
+            self._shift = None
 
 
 @contextlib.contextmanager
-def watch(model: nn.Module) -> Iterator[list[Lookup]]:
-    """Collects every look into a table of `model` that is taken inside."""
+def watch(model: nn.Module, cut: bool = False) -> Iterator[list[Lookup]]:
+    """Collects every look into a table of `model` that is taken inside.
+
+    Args:
+        cut: the vectors are leaves, so that the gradient ends in them and none of a table's size is made; see `add_gradients`.
+    """
     tables = [module for module in model.modules() if isinstance(module, FieldEmbedding)]
     lookups: list[Lookup] = []
     for table in tables:
-        table._watcher = lookups
+        table._watcher, table._cut = lookups, cut
     try:
         yield lookups
     finally:
         for table in tables:
-            table._watcher = None
+            table._watcher, table._cut = None, False
+
+
+def add_gradients(lookups: Iterable[Lookup]) -> None:
+    """Add the gradients of vectors that were cut off to those of their tables."""
+    for table, rows, vectors in lookups:
+        if vectors.grad is not None:
+            if table.weight.grad is None:
+                table.weight.grad = torch.zeros_like(table.weight)
+            table.weight.grad.index_add_(0, rows.flatten(), vectors.grad.flatten(0, -2))

@@ -10,8 +10,14 @@ from seqmtl.errors import SeqmtlError
 from seqmtl.types import Schema
 
 
-def resolve_parents(schema: Schema, parents: Sequence[int | None] | None, who: str, option: str) -> list[int | None]:
+def resolve_parents(
+    schema: Schema, parents: Sequence[int | None] | None, who: str, option: str, alone: bool = False
+) -> list[int | None]:
     """The index of each task's parent: the given ones, else the schema's.
+
+    Args:
+        who, option: named in the error.
+        alone: a single task is accepted, where `who` then is a model of one task.
 
     Raises:
         SeqmtlError: the given ones do not fit the tasks, or nobody has a parent, so that `who` would silently do nothing.
@@ -23,7 +29,7 @@ def resolve_parents(schema: Schema, parents: Sequence[int | None] | None, who: s
     for t, u in enumerate(found):
         if u is not None and not 0 <= u < t:
             raise SeqmtlError(f"{option} gives task {t} ({names[t]}) the parent {u}; a parent is the index of a task before it")
-    if all(u is None for u in found):
+    if all(u is None for u in found) and not (alone and len(names) == 1):
         example = ",".join(["null", *["0"] * max(len(names) - 1, 1)])
         raise SeqmtlError(
             f"{who} needs a task that follows another, but none of {', '.join(names)} has a parent;"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from seqmtl.errors import SeqmtlError
 from seqmtl.types import Output
 
 Loss = Callable[[Output, Tensor], dict[str, Tensor]]
@@ -30,6 +31,22 @@ def objectives(terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
     of_tasks = [value for value in terms.values() if value.ndim]
     found = {str(t): value for t, value in enumerate(torch.stack(of_tasks).sum(0))} if of_tasks else {}
     return found | {name: value for name, value in terms.items() if not value.ndim}
+
+
+def tasks_and_rest(terms: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """The loss of each task (T,), and the sum () of the terms that belong to no task.
+
+    Raises:
+        SeqmtlError: no term has a value for each task.
+    """
+    of_tasks = [value for value in terms.values() if value.ndim]
+    if not of_tasks:
+        raise SeqmtlError(
+            f"this step weighs tasks, but no term of the loss has a value for each ({', '.join(terms)}); use step=plain"
+        )
+    losses = torch.stack(of_tasks).sum(0)
+    others = [value for value in terms.values() if not value.ndim]
+    return losses, torch.stack(others).sum() if others else losses.new_zeros(())
 
 
 def told(terms: Mapping[str, Tensor], output: Output) -> dict[str, Tensor]:
