@@ -78,10 +78,11 @@ def test_a_model_lies_between_chance_and_the_oracle(
         auc = metrics[f"test/auc/{task}"]
         assert auc is not None
         assert 0.5 + error < auc < oracle + error, (task, auc, oracle)
-        # Against the true probabilities: how many of the test rows convert is chance, and of no model's making. 3.9 % and 0.8 % of
-        # 20,000 rows: about 780 clicks and 170 purchases.
+        # Against the true probabilities: how many of the test rows convert is chance, and of no model's making. How many of the
+        # training rows do is chance, too: about 2,100 clicks and 440 purchases.
         expected = truth[task].to_numpy().mean()
-        assert torch.sigmoid(logits[:, t]).mean() / expected == pytest.approx(1, abs=3 / math.sqrt(expected * len(y)) + 0.1)
+        noise = 2 / math.sqrt(expected * 54_000)
+        assert torch.sigmoid(logits[:, t]).mean() / expected == pytest.approx(1, abs=0.1 + noise * (task == "purchase"))
     assert np.isfinite(logits.numpy()).all()
 
 

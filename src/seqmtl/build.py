@@ -121,6 +121,7 @@ def check_pairs(config: Mapping[str, Any]) -> None:
         its_config = stage_config(config, overrides)
         _check_loss(its_config)
         _check_step(its_config)
+        _check_weights(its_config)
 
 
 def _check_step(config: Mapping[str, Any]) -> None:
@@ -130,6 +131,16 @@ def _check_step(config: Mapping[str, Any]) -> None:
         raise SeqmtlError(
             f"step={step} balances what the tasks pull at together, but the tasks of model={model} share nothing;"
             f" model={model} step=plain works, and so does model=shared_bottom step={step}"
+        )
+
+
+def _check_weights(config: Mapping[str, Any]) -> None:
+    ratios = any(getattr(target, "weighs_by_ratios", False) for target in _targets(config["step"]))
+    if ratios and any(getattr(target, "weighs", False) for target in _targets(config["loss"])):
+        step, loss = config["step"]["name"], config["loss"]["name"]
+        raise SeqmtlError(
+            f"step={step} weighs the tasks by the ratios of their losses, but loss={loss} weighs them itself, and what it weighs"
+            f" may fall below 0; loss={loss} step=plain works, and so does loss=bce step={step}"
         )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 from lightning.pytorch.strategies import DDPStrategy
-from torch import Tensor
+from torch import Tensor, nn
 
 from seqmtl.build import build
 from seqmtl.checkpoint import AtomicCheckpointIO, LastCheckpoint, Selection, load_weights
@@ -82,6 +82,29 @@ class Watch:
             self.tracker.flush()
 
 
+def make_parts(config: Mapping[str, Any], schema: Schema, world_size: int) -> tuple[nn.Module, nn.Module, Any]:
+    """The model, loss and step of one stage; on torch's meta device this costs nothing, and tells whether they fit.
+
+    Raises:
+        SeqmtlError: they do not fit the data, each other, or the number of ranks.
+    """
+    model = build(config["model"], schema=schema)
+    name = config["model"]["name"]
+    if schema.bags and not getattr(model, "bags", False):
+        raise SeqmtlError(f"model={name} cannot use multi-valued fields (dataset.bags); take them out: dataset.bags=null")
+    loss, step = build(config["loss"], schema), build(config["step"], schema)
+    missing = sorted(getattr(loss, "needs", frozenset()) - getattr(model, "provides", frozenset()))
+    if missing:
+        raise SeqmtlError(
+            f"loss={config['loss']['name']} needs {', '.join(missing)}, which model={name} does not provide as it is configured;"
+            f" model={name} loss=bce works"
+        )
+    for part in (step, *loss.modules()):
+        if hasattr(part, "refuse_ranks"):
+            part.refuse_ranks(world_size)
+    return model, loss, step
+
+
 class Stage:
     """One stage, ready to fit.
 
@@ -110,13 +133,7 @@ class Stage:
             torch.set_num_threads(trainer["threads"])
         self.config, self.folder, self.schema, self.world_size = config, folder, schema, world_size
         torch.manual_seed(derive_seed(seed, INIT))
-        model = build(config["model"], schema=schema)
-        if schema.bags and not getattr(model, "bags", False):
-            name = config["model"]["name"]
-            raise SeqmtlError(f"model={name} cannot use multi-valued fields (dataset.bags); take them out: dataset.bags=null")
-        loss, step = build(config["loss"], schema), build(config["step"], schema)
-        if hasattr(step, "refuse_ranks"):
-            step.refuse_ranks(world_size)
+        model, loss, step = make_parts(config, schema, world_size)
         batch_size = config["batch_size"] * getattr(step, "batches", 1)
         optimizer = dict(config["optimizer"])
         decay, frozen = optimizer.pop("decay"), optimizer.pop("freeze")
@@ -163,7 +180,8 @@ class Stage:
             SeqmtlError: nothing of the model agrees.
         """
         own = self.lit.state_dict()
-        taken = {k: v for k, v in best["state_dict"].items() if k in own and own[k].shape == v.shape}
+        best_weights = {k: v for k, v in best["state_dict"].items() if not k.startswith("step.")}  # a step begins anew
+        taken = {k: v for k, v in best_weights.items() if k in own and own[k].shape == v.shape}
         if not any(name.startswith("model.") for name in taken):
             raise SeqmtlError(
                 "no weights of the stage before fit into this one: their models have no parameter of the same name and shape;"

@@ -175,15 +175,15 @@ def test_the_forms_by_hand_and_the_gradient_of_the_network(s: list[float]) -> No
         value, gradient, out = at(form, s)
         assert value.tolist() == pytest.approx([formula(0.16, s[0]), formula(0.002, s[1])])
         assert gradient.tolist() == pytest.approx([weight(s[0]), weight(s[1])])
-        assert out.extras["weight_purchase"].item() == pytest.approx(weight(s[1]))
-        assert not out.extras["weight_purchase"].requires_grad
+        assert out.extras["uncertainty_weight_purchase"].item() == pytest.approx(weight(s[1]))
+        assert not out.extras["uncertainty_weight_purchase"].requires_grad
 
 
 def test_fixed_weights_are_trained_by_nothing() -> None:
     value, gradient, out = at("fixed", [], fixed=[2.0, 30.0])
     assert value.tolist() == pytest.approx([0.32, 0.06])
     assert gradient.tolist() == [2.0, 30.0]
-    assert out.extras["weight_click"].item() == 2.0
+    assert out.extras["uncertainty_weight_click"].item() == 2.0
     term = Uncertainty(CHAIN, form="fixed", fixed=[1.0, 0.5, 2.0])
     assert not list(term.parameters())
     torch.testing.assert_close(term(output(), Y), BCE(CHAIN, [1.0, 0.5, 2.0])(output(), Y))
@@ -202,7 +202,7 @@ def test_its_weights_are_shown_trained_and_of_their_tasks() -> None:
     assert [name for name, _ in loss.named_parameters()] == ["terms.uncertainty.s"]
     out = output()
     terms = loss_terms(out, loss, Y)
-    shown = {"extra/weight_click", "extra/weight_cart", "extra/weight_purchase"}
+    shown = {f"extra/uncertainty_weight_{task}" for task in ("click", "cart", "purchase")}
     assert told(terms, out).keys() == {"uncertainty", *shown}
     assert objectives(terms).keys() == {"0", "1", "2"}
     sum(terms.values()).sum().backward()

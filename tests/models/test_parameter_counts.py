@@ -71,6 +71,9 @@ DENSE = [
     (["model=apem", "experiment=apem"], 261_586),
     (["model=man", "experiment=man"], 720_306),
     (["model=mmoe", "experiment=man", "model.trunk.tower_dims=[128,64,32]"], 504_754),
+    (["model=ple", "experiment=man", "model.trunk.tower_dims=[128,64,32]"], 734_726),
+    (["model=esmm", "experiment=man"], 44_034),
+    (["model=aitm", "experiment=man"], 48_162),
 ]
 MAN_MMOE = ["model=mmoe", "model.trunk.experts=8", "model.trunk.dims=[256,128]", "model.trunk.tower_dims=[128,64,32]"]
 

@@ -74,6 +74,40 @@ def test_an_experiment_says_nothing_of_models(experiment: str, compose: Compose)
     assert contains(compose("model=mmoe", f"experiment={experiment}"), content)
 
 
+PROTOCOLS = {  # batch, width, bound of the embeddings, dropout of the model's own towers or experts
+    "aitm": (2000, 5, None, [0.1, 0.3, 0.3]),
+    "apem": (1024, 18, None, 0.0),
+    "man": (2048, 5, 0.05, 0.0),
+}
+
+
+@pytest.mark.parametrize("experiment", PROTOCOLS)
+def test_a_protocol_is_that_of_its_paper(experiment: str, compose: Compose) -> None:
+    batch, dim, bound, dropout = PROTOCOLS[experiment]
+    for model in sorted(NEURAL):
+        config = compose(f"model={model}", f"experiment={experiment}")
+        assert (config["batch_size"], config["model"]["dim"]) == (batch, dim), model
+        own_bound = 0.05 if model.startswith("man") else None
+        assert config["model"]["embedding_bound"] == (own_bound if bound is None else bound), model
+        assert config["optimizer"]["lr"] == 1e-3
+        assert config["optimizer"]["name"] == "adam"
+        assert config["trainer"]["patience"] == 1
+        assert config["model"]["selection"] == ("each" if model == "single_task" else "sum")
+    for model in ("single_task", "omoe", "mmoe", "ple", "esmm", "aitm"):
+        own = [0.1, 0.3, 0.3] if experiment == "man" and model in ("esmm", "aitm") else dropout  # "the original settings"
+        assert compose(f"model={model}", f"experiment={experiment}")["model"]["trunk"]["dropout"] == own, model
+
+
+def test_mans_decay_is_on_all_of_the_model_and_not_on_the_tasks_uncertainties(compose: Compose) -> None:
+    config = compose("model=man", "experiment=man")
+    (rule,) = config["optimizer"]["decay"]
+    assert rule["value"] == 1e-6
+    assert re.search(rule["match"], "model.embedding.weight")
+    assert re.search(rule["match"], "model.head.linear.bias")
+    assert not re.search(rule["match"], "loss.terms.uncertainty.s")
+    assert compose("model=apem", "experiment=apem")["optimizer"]["decay"] == []
+
+
 @pytest.mark.parametrize(
     ("model", "wanted"),
     [

@@ -340,7 +340,7 @@ def test_gradients_that_agree_are_summed_by_pcgrad(small: tuple[Small, Batch]) -
 
 
 @pytest.mark.parametrize("name", ["mgda", "upgrad", "pcgrad", "nash_mtl", "imtl_g"])  # the others may
-def test_a_balanced_step_goes_against_no_task_where_the_plain_one_does(name: str, small: tuple[Small, Batch]) -> None:
+def test_of_two_tasks_a_balanced_step_goes_against_none_where_the_plain_one_does(name: str, small: tuple[Small, Batch]) -> None:
     model, batch = small
 
     def against(output: Output, y: Tensor) -> dict[str, Tensor]:

@@ -49,6 +49,11 @@ class Observed(nn.Module):
         share = torch.tensor([1.0 if u is None else lambda_g for u in found])
         self.register_buffer("share", share, persistent=False)
 
+    def refuse_ranks(self, world_size: int) -> None:
+        """A sum of weights over one rank's rows is not that of the batch."""
+        if self.self_normalize and world_size > 1:
+            raise SeqmtlError("self_normalize of the ESCM² loss needs all rows of a batch in one process: use trainer.devices=1")
+
     def weights(self, output: Output, y: Tensor) -> Tensor:
         """o / π of each edge, (B,edges): the parent's end-to-end probability is the propensity, and learns nothing from it."""
         p = probabilities(output.logits[:, self.parent]).detach()
@@ -81,7 +86,7 @@ class IPW(nn.Module):
         lambda_c: weight of the conditional risk R.
         lambda_g: weight of the product's cross-entropy at each child.
         pi_min: propensities below are clipped. Public ports clip 1/π at 15; a click rate below 1/15 then clips most rows.
-        self_normalize: divide by the sum of o/π instead of the rows (of this rank, where there are several).
+        self_normalize: divide by the sum of o/π instead of the rows; refused on several ranks.
         parents: index of each task's parent or None, instead of the schema's; those of the model's head.
 
     Shapes: logits, y, `extras["conditional"]` (B,T) → (T,), each edge's risk at its child. `extras["clipped"]` (): the share of

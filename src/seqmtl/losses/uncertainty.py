@@ -32,12 +32,13 @@ class Uncertainty(nn.Module):
             https://arxiv.org/abs/1805.06334); `fixed` w_t L_t, nothing trained.
         fixed: w_t, one for each task, for the form `fixed`.
 
-    Shapes: → (T,). `extras["weight_<task>"]` (): the factor of L_t, detached.
+    Shapes: → (T,). `extras["uncertainty_weight_<task>"]` (): the factor of L_t, detached.
 
     Raises:
         SeqmtlError: an unknown form, weights that do not fit it or the tasks, or a term without a value for each task.
     """
 
+    weighs = True  # the tasks, by values that may turn negative: no step can weigh them once more by how they fall
     s: nn.Parameter | None
     fixed: Tensor | None
 
@@ -70,5 +71,5 @@ class Uncertainty(nn.Module):
         else:
             weights = (-self.s).exp() * (1.0 if self.form == "classification" else 0.5)
             price = F.softplus(self.s) if self.form == "log1p" else 0.5 * self.s
-        output.extras |= {f"weight_{task}": w for task, w in zip(self.tasks, weights.detach().unbind(), strict=True)}
+        output.extras |= {f"uncertainty_weight_{task}": w for task, w in zip(self.tasks, weights.detach().unbind(), strict=True)}
         return weights * of_tasks + price  # MAN eq. 3

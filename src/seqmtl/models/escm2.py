@@ -9,7 +9,6 @@ ESMM's product of conditional steps, whose conditional logits are also trained o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +37,7 @@ class ESCM2(nn.Module):
     *Differs*: any forest of steps. What the tower says has no bounds; public ports squeeze an unbounded error into (0,1).
     """
 
-    provides: ClassVar[frozenset[str]] = frozenset({"conditional", "imputation"})
+    provides = frozenset({"conditional", "imputation"})  # what it can; a head without towers says less
     child: Tensor
 
     def __init__(
@@ -57,6 +56,7 @@ class ESCM2(nn.Module):
         children = edges(self.product.parents)[1]
         self.register_buffer("child", torch.tensor(children, dtype=torch.int64), persistent=False)
         self.towers = MLP(z_width, dims, n=len(children), dropout=dropout) if imputation and children else None
+        self.provides = self.product.provides | ({"imputation"} if self.towers is not None else frozenset())
         self.imputed = ParallelLinear(len(children), self.towers.width, 1) if self.towers is not None else None
 
     def forward(self, h: Tensor, z: Tensor, features: Features) -> Output:

@@ -30,7 +30,12 @@ def resolve_parents(
         if u is not None and not 0 <= u < t:
             raise SeqmtlError(f"{option} gives task {t} ({names[t]}) the parent {u}; a parent is the index of a task before it")
     if all(u is None for u in found) and not (alone and len(names) == 1):
-        example = ",".join(["null", *["0"] * max(len(names) - 1, 1)])
+        if len(names) == 1:
+            raise SeqmtlError(
+                f"{who} needs a task that follows another, but {names[0]} is alone; train more tasks (dataset.tasks), or choose a"
+                " model and a loss without it, as model=single_task loss=bce"
+            )
+        example = ",".join(["null", *["0"] * (len(names) - 1)])
         raise SeqmtlError(
             f"{who} needs a task that follows another, but none of {', '.join(names)} has a parent;"
             f" give {option}=[{example}] or choose another one"

@@ -28,6 +28,7 @@ class DWA(nn.Module):
     """
 
     needs_shared = True
+    weighs_by_ratios = True  # of the losses, which must stay above 0
     sums: Tensor
     count: Tensor
     means: Tensor

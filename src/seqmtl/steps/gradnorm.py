@@ -38,6 +38,7 @@ class GradNorm(nn.Module):
     """
 
     needs_shared = True
+    weighs_by_ratios = True  # of the losses, which must stay above 0
     w: Tensor
     initial: Tensor
     started: Tensor

@@ -1,0 +1,72 @@
+"""Model, loss and step of every stage are tried before the first is trained; what a stage does not hand on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from seqmtl import job
+from seqmtl.build import check_pairs
+from seqmtl.errors import SeqmtlError
+
+VARIANTS = ("man_wo_meta", "man_wo_att", "man_wo_meta_att", "apem_wo_asrg", "apem_wo_ps", "apem_wo_dependence")
+
+
+def untrained(run_dir: Path) -> bool:
+    return not list(run_dir.rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (("model=man", "dataset.tasks=[click]"), "click is alone"),
+        (("model=man", "model.trunk.direction=up"), "direction=up is unknown"),
+        (("model=escm2", "loss=bce", "+loss/term@loss.terms.more=escm2_dr"), "needs imputation"),
+        (("model=escm2", "loss=escm2_dr", "model.head.imputation=null"), "needs imputation"),
+    ],
+)
+def test_what_does_not_fit_is_told_before_any_stage_is_trained(plan: Any, overrides: tuple[str, ...], words: str) -> None:
+    run_dir = plan(*overrides)
+    with pytest.raises(SeqmtlError, match=words):
+        job.run(run_dir)
+    assert untrained(run_dir)
+
+
+@pytest.mark.parametrize("step", ["dwa", "gradnorm"])
+def test_a_loss_that_weighs_the_tasks_is_not_weighed_once_more_by_ratios(compose: Any, step: str) -> None:
+    with pytest.raises(SeqmtlError, match=f"loss=bce step={step}"):
+        check_pairs(compose("model=man", f"step={step}"))
+    check_pairs(compose("model=man", f"step={step}", "loss=bce"))
+    check_pairs(compose("model=man", "step=pcgrad"))
+
+
+def test_self_normalized_weights_need_one_process(plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from seqmtl.stage import make_parts
+    from seqmtl.types import Field, Schema, Task
+
+    config = job.read_config(plan("model=escm2", "loss.terms.escm2.self_normalize=true"))
+    schema = Schema((Field("a", 2),), (Task("click"), Task("purchase", "click")))
+    make_parts(config, schema, 1)
+    with pytest.raises(SeqmtlError, match=r"trainer\.devices=1"):
+        make_parts(config, schema, 2)
+
+
+def test_a_steps_state_stays_in_its_stage(plan: Any) -> None:
+    """GradNorm keeps the first losses and the weights: those of another stage's loss would mean nothing."""
+    weighted = ("+loss@model.stages.pre.loss=bce", "model.stages.pre.loss.terms.bce.weights=[100,1]")
+    run_dir = plan("model=mmoe", "step=gradnorm", "+step@model.stages.pre.step=gradnorm", *weighted, "trainer.max_epochs=1")
+    job.run(run_dir)
+    pre, main = (torch.load(run_dir / place / "best.ckpt", weights_only=True)["state_dict"] for place in ("pre", "."))
+    assert pre["step.initial"][0] > 50
+    assert main["step.initial"].max() < 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", VARIANTS)
+def test_an_ablation_trains(plan: Any, model: str) -> None:
+    metrics = job.run(plan(f"model={model}"))
+    assert metrics["test/auc/click"] is not None
+    assert ("meta/val/auc/click" in metrics) == (model == "man_wo_att")
