@@ -316,7 +316,10 @@ def test_without_a_validation_auc_the_logloss_decides(boosted: Any, dataset: Pat
         ({"rounds": 0}, r"model\.rounds must be an integer of at least 1, not 0"),
         ({"patience": "x"}, r"model\.patience must be an integer of at least 1, not 'x'"),
         ({"categorical": 1}, r"model\.categorical must be true or false"),
-        ({"num_leaves": 1}, r"LightGBM refuses .*num_leaves"),
+        ({"num_leaves": 1}, r"model\.num_leaves must be an integer of at least 2, not 1"),
+        ({"max_bin": None}, r"model\.max_bin must be an integer of at least 2, not None"),
+        ({"learning_rate": "abc"}, r"model\.learning_rate must be a number above 0"),
+        ({"feature_fraction": 1.5}, r"model\.feature_fraction must be .* at most 1"),
         ({"dart": True}, r"model=lightgbm has no option 'dart'"),
     ],
 )

@@ -64,6 +64,8 @@ def add(compose: Any, dataset: Path, tmp_path: Path) -> Any:
         ("+model.stages.meta.batch_size=3", "model.stages"),
         ("dataset.main_history=null", "dataset.main_history"),
         ("dataset.storage=disk", "dataset.storage"),
+        ("+loss/term@loss.terms.calibrator=calibrator", "loss"),
+        ("loss/term@loss.terms.bce=focal", "loss"),
     ],
 )
 def test_by_name_it_is_refused_in_a_single_run(add: Any, override: str, key: str) -> None:
@@ -98,6 +100,14 @@ def test_several_devices_are_refused_in_a_single_run_and_not_in_a_sweep(add: Any
     add(plan, True, "model=lightgbm", override)
     assert not plan.jobs[0].error
     assert plan.jobs[0].config["trainer"]["devices"] == 1
+
+
+def test_a_stage_of_another_models_is_left_out_in_a_sweep(add: Any) -> None:
+    plan = Plan()
+    add(plan, True, "model=lightgbm", "++model.stages.meta.step.alpha=0")
+    assert not plan.jobs[0].error
+    with pytest.raises(SeqmtlError, match=r"does not read model\.stages"):
+        add(Plan(), False, "model=lightgbm", "++model.stages.meta.step.alpha=0")
 
 
 def test_jobs_of_a_sweep_that_are_one_run_run_once(add: Any) -> None:

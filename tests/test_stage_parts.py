@@ -24,6 +24,12 @@ def untrained(run_dir: Path) -> bool:
     [
         (("model=man", "dataset.tasks=[click]"), "click is alone"),
         (("model=man", "model.trunk.direction=up"), "direction=up is unknown"),
+        (("model=man", "+model.stages.main.optimizer.freeze=cgc"), r"must be a list of regexes: optimizer\.freeze=\[cgc\]"),
+        (("model=man", "+model.stages.main.optimizer.freeze=[embeding]"), "'embeding' matches no parameter"),
+        (("model=man", "+model.stages.main.optimizer.freeze=['(']"), r"'\(' is no regex"),
+        (("model=man", "+model.stages.main.optimizer.freeze=[.]"), "leaves no parameter to train"),
+        (("model=man", "optimizer.decay=[{match: attention, value: 1e-6}]"), "'attention' matches no parameter"),
+        (("model=man", "optimizer.decay=1e-6"), "must be a list of rules"),
         (("model=escm2", "loss=bce", "+loss/term@loss.terms.more=escm2_dr"), "needs imputation"),
         (("model=escm2", "loss=escm2_dr", "model.head.imputation=null"), "needs imputation"),
     ],
@@ -33,6 +39,35 @@ def test_what_does_not_fit_is_told_before_any_stage_is_trained(plan: Any, overri
     with pytest.raises(SeqmtlError, match=words):
         job.run(run_dir)
     assert untrained(run_dir)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("+model.stages.meta.step=maml", r"takes the content: \+step@model\.stages\.NAME\.step=maml"),
+        ("+model.stages.meta.loss=bce", "a stage sets loss=bce"),
+        ("+model.stages.meta.step=null", "a stage sets step=None"),
+        ("+model.stages.meta.optimizer=adam", "a stage sets optimizer=adam"),
+        ("+model.stages.meta.trainer=debug", "a stage sets trainer=debug"),
+        ("+model.stages.meta=maml", "must be a mapping of what the stage sets"),
+        ("model.stages=null", "main is always one of them"),
+        ("model.stages.main=null", "main is always one of them"),
+    ],
+)
+def test_a_stage_written_wrongly_is_told_in_words(compose: Any, override: str, words: str) -> None:
+    with pytest.raises(SeqmtlError, match=words):
+        check_pairs(compose("model=mmoe", override))
+
+
+def test_frozen_parameters_have_rules_too() -> None:
+    """A rule of the protocol is not misspelt because a stage trains nothing that it names."""
+    from seqmtl.parameters import freeze, parameter_groups
+
+    model = torch.nn.ModuleDict({"embedding": torch.nn.Linear(2, 2), "tower": torch.nn.Linear(2, 2)})
+    freeze(model.named_parameters(), ["embedding"])
+    rules = [{"match": "embedding", "value": 1e-6}, {"match": "tower.weight", "value": 0.1}, {"match": "tower", "value": 0.2}]
+    groups = {group["weight_decay"]: group["params"] for group in parameter_groups(model.named_parameters(), rules)}
+    assert {decay: [p.shape for p in some] for decay, some in groups.items()} == {0.1: [(2, 2)], 0.2: [(2,)]}
 
 
 @pytest.mark.parametrize("step", ["dwa", "gradnorm"])

@@ -40,6 +40,10 @@ from seqmtl.types import Schema
 
 log = logging.getLogger("seqmtl")
 
+LEAST = {"num_leaves": 2, "max_bin": 2, "bagging_freq": 0, "min_data_in_leaf": 0, "rounds": 1, "patience": 1}
+SHARES = ("learning_rate", "feature_fraction", "bagging_fraction")
+OURS = ("rounds", "patience", "categorical")  # the others are LightGBM's own
+
 BLOCK = 2**17  # rows that are float64 at a time
 SECONDS_BETWEEN_LINES = 20.0
 
@@ -53,7 +57,7 @@ class Boosting:
         categorical: ids as categories, and not as numbers whose order means something.
 
     Raises:
-        SeqmtlError: one of the last three makes no sense; LightGBM itself refuses the others.
+        SeqmtlError: a value makes no sense.
     """
 
     learning_rate: float = 0.1
@@ -68,10 +72,14 @@ class Boosting:
     categorical: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("rounds", "patience"):
+        for name, least in LEAST.items():
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise SeqmtlError(f"model.{name} must be an integer of at least 1, not {value!r}")
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise SeqmtlError(f"model.{name} must be an integer of at least {least}, not {value!r}")
+        for name in SHARES:
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= 1:
+                raise SeqmtlError(f"model.{name} must be a number above 0 and at most 1, not {value!r}")
         if not isinstance(self.categorical, bool):
             raise SeqmtlError(f"model.categorical must be true or false, not {self.categorical!r}")
 
@@ -86,7 +94,7 @@ class Boosting:
 
     def params(self, seed: int, threads: int) -> dict[str, Any]:
         """LightGBM's; by columns, which it advises for many bins and which gives the same bits on any number of threads."""
-        own = {field.name: getattr(self, field.name) for field in fields(self)[:-3]}
+        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in OURS}
         fixed = {"objective": "binary", "boosting": "gbdt", "is_unbalance": False, "deterministic": True, "force_col_wise": True}
         return own | fixed | {"seed": seed, "num_threads": threads, "verbosity": -1}
 

@@ -8,13 +8,13 @@ from typing import Any
 
 from seqmtl.errors import SeqmtlError
 
-# Keys that the config itself reads; the classes never see them.
 # What a stage cannot have of its own: the data, and where the job runs.
 OF_THE_RUN = (
     *("data_dir", "raw_dir", "output_dir", "debug", "launcher", "trainer.accelerator", "trainer.devices", "trainer.strategy"),
     *("dataset.name", "dataset.tasks", "dataset.fields", "dataset.histories", "dataset.bags", "dataset.main_history"),
     *("dataset.prepare", "dataset.parents"),
 )
+# Keys that the config itself reads; the classes never see them.
 NOT_ARGUMENTS = ("name", "runner", "stages", "selection")
 
 
@@ -48,9 +48,18 @@ def _without_names(node: Any) -> Any:
 
 
 def stage_config(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The run's config with one stage's: loss, step and optimizer are replaced where they name a class, all else is merged."""
+    """The run's config with one stage's: loss, step and optimizer are replaced where they name a class, all else is merged.
+
+    Raises:
+        SeqmtlError: a key that the run's config does not have, or a word where it has a mapping.
+    """
     merged: dict[str, Any] = copy.deepcopy(dict(config))
     for key, value in overrides.items():
+        if isinstance(config.get(key), Mapping) and not isinstance(value, Mapping):
+            hint = f": +{key}@model.stages.NAME.{key}={value}" if key in ("loss", "step", "optimizer", "trainer") else ""
+            raise SeqmtlError(
+                f"a stage sets {key}={value}, but {key} is a group or mapping, of which a stage takes the content{hint}"
+            )
         if key in ("loss", "step", "optimizer") and "_target_" in value:
             merged[key] = copy.deepcopy(dict(value))
         else:
@@ -74,7 +83,10 @@ def stages(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     Raises:
         SeqmtlError: a name that cannot be one, or a stage sets what it cannot have of its own.
     """
-    found = {name: overrides for name, overrides in config["model"]["stages"].items() if overrides is not None}
+    given = config["model"]["stages"]
+    if not isinstance(given, Mapping) or given.get("main", {}) is None:
+        raise SeqmtlError("model.stages must be a mapping of stages; main is always one of them, null leaves out another")
+    found = {name: overrides for name, overrides in given.items() if overrides is not None}
     found["main"] = found.pop("main", {})
     for name, overrides in found.items():
         if not str(name).isidentifier() or name in ("train", "val", "test"):

@@ -125,15 +125,13 @@ def _stages(
     config: dict[str, Any], run_dir: Path, directory: Path, meta: Meta, schema: Schema, tracker: Tracker | None, version: str
 ) -> Trained:
     """Fit one stage after the other, each from the best weights of the one before; the last is to be tested."""
-    import torch
-
     from seqmtl.checkpoint import load_weights
-    from seqmtl.stage import Stage, make_parts
+    from seqmtl.stage import Stage, try_parts
 
     plan = stages(config)
     for overrides in plan.values():
-        with torch.device("meta"):  # what does not fit in the last stage shall not be told after the first was trained
-            make_parts(stage_config(config, overrides), schema, WORLD_SIZE)
+        # What does not fit in the last stage shall not be told after the first was trained.
+        try_parts(stage_config(config, overrides), schema, WORLD_SIZE)
     stage: Stage | None = None
     best: dict[str, Any] | None = None
     metrics: dict[str, float | None] = {}

@@ -6,8 +6,7 @@ ranks, each weighted by its share of the global batch's rows, so that n ranks eq
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import lightning.pytorch as L
@@ -16,8 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from seqmtl.errors import SeqmtlError
 from seqmtl.metrics import TaskMetrics
+from seqmtl.parameters import parameter_groups
 from seqmtl.types import Batch, Schema
 
 Step = Callable[[nn.Module, nn.Module, Batch], dict[str, Tensor]]
@@ -40,44 +39,6 @@ class Observer(Protocol):
     def epoch_trained(self, step: int) -> None: ...
 
     def validated(self, values: Mapping[str, float | None], step: int, epoch: int) -> None: ...
-
-
-def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], decay: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Parameters by weight decay: that of the first rule whose regex is found in the name, else 0.
-
-    With a coupled optimizer (Adam, SGD) the gradient is that of value/2·|w|² in the loss (spec: the exact L2 of AITM's code).
-
-    Raises:
-        SeqmtlError: a rule finds no parameter.
-    """
-    groups: dict[float, list[nn.Parameter]] = {}
-    used: set[str] = set()
-    names = []
-    for name, parameter in named:
-        names.append(name)
-        rule = next((r for r in decay if re.search(r["match"], name)), None)
-        if rule is not None:
-            used.add(rule["match"])
-        groups.setdefault(float(rule["value"]) if rule is not None else 0.0, []).append(parameter)
-    unused = [r["match"] for r in decay if r["match"] not in used]
-    if unused:
-        raise SeqmtlError(f"optimizer.decay: '{unused[0]}' matches no parameter; they are {', '.join(names)}")
-    return [{"params": parameters, "weight_decay": value} for value, parameters in groups.items()]
-
-
-def freeze(named: Iterable[tuple[str, nn.Parameter]], patterns: Sequence[str]) -> None:
-    """Train no parameter in whose name one of the regexes is found.
-
-    Raises:
-        SeqmtlError: a regex finds no parameter.
-    """
-    parameters = dict(named)
-    for pattern in patterns:
-        found = [name for name in parameters if re.search(pattern, name)]
-        if not found:
-            raise SeqmtlError(f"optimizer.freeze: '{pattern}' matches no parameter; they are {', '.join(parameters)}")
-        for name in found:
-            parameters[name].requires_grad_(False)
 
 
 class Lit(L.LightningModule):
@@ -137,8 +98,7 @@ class Lit(L.LightningModule):
         self._scalars: dict[str, Tensor] = {}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        named = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
-        return self.make_optimizer(parameter_groups(named, self.decay))
+        return self.make_optimizer(parameter_groups(self.named_parameters(), self.decay))
 
     # -- training
 

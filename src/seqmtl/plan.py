@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from seqmtl.build import check_pairs, stage_config, stages
+from seqmtl.build import check_pairs, runner, stage_config, stages
 from seqmtl.data.downsample import chosen_downsample
 from seqmtl.data.prepared import chosen_schema, open_dataset
 from seqmtl.data.storage import chosen_storage
@@ -64,13 +64,14 @@ class Plan:
         planned = Planned(config)  # type: ignore[arg-type]
         self.jobs.append(planned)
         try:
-            check(planned.config)
             # Before the run is named by its config's hash.
             if "runner" in planned.config["model"]:
                 if not sweep:
                     refuse_unread(planned.config, overrides)
                 planned.config = reduced(planned.config)
+                check(planned.config)
             else:
+                check(planned.config)
                 planned.config["dataset"]["storage"] = _storage(planned.config)
             planned.run = Run(run_directory(planned.config))
             if planned.run in [other.run for other in self.jobs[:-1]]:
@@ -101,30 +102,45 @@ def check(config: Mapping[str, Any]) -> None:
     Raises:
         SeqmtlError: says what to do.
     """
-    _check_values(config)
-    for name, overrides in stages(config).items():
-        _check_values(stage_config(config, overrides), f"model.stages.{name}: ")
-    check_pairs(config)
+    if runner(config) is not None:
+        _check_values(config, only_given=True)
+    else:
+        _check_stages(config)
     _, meta = open_dataset(config)
     chosen_schema(config, meta)
     chosen_downsample(config["dataset"]["downsample"], meta)
 
 
-def _check_values(config: Mapping[str, Any], where: str = "") -> None:
+def _check_stages(config: Mapping[str, Any]) -> None:
+    _check_values(config)
+    for name, overrides in stages(config).items():
+        _check_values(stage_config(config, overrides), f"model.stages.{name}: ")
+    check_pairs(config)
+
+
+def _check_values(config: Mapping[str, Any], where: str = "", only_given: bool = False) -> None:
+    wanted = [key for key in (*WHOLE_NUMBERS, *OR_NULL, *CHOICES) if not only_given or _has(config, key)]
     for key, least in (WHOLE_NUMBERS | OR_NULL).items():
+        if key not in wanted:
+            continue
         value = _at(config, key)
         if value is None and key in OR_NULL:
             continue
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise SeqmtlError(f"{where}{key} must be an integer of at least {least}{' or null' * (key in OR_NULL)}, not {value!r}")
     for key, choices in CHOICES.items():
-        if _at(config, key) not in choices:
+        if key in wanted and _at(config, key) not in choices:
             raise SeqmtlError(f"{where}{key} must be one of {', '.join(choices)}, not {_at(config, key)!r}")
 
 
 def _storage(config: Mapping[str, Any]) -> str:
     _, meta = open_dataset(config)
     return chosen_storage(config, meta, chosen_schema(config, meta))
+
+
+def _has(config: Mapping[str, Any], dotted: str) -> bool:
+    group, _, key = dotted.rpartition(".")
+    return key in (_at(config, group) if group else config)
 
 
 def _at(node: Any, dotted: str) -> Any:

@@ -10,6 +10,7 @@ sweep once, whatever the sweep varies for the others.
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -64,7 +65,7 @@ def refuse_unread(config: Mapping[str, Any], overrides: Iterable[str]) -> None:
         SeqmtlError: names them.
     """
     name = config["model"]["name"]
-    named = dict.fromkeys(_unread(word.lstrip("+~").partition("=")[0].partition("@")[0], config) for word in overrides)
+    named = dict.fromkeys(_unread(re.split("[=@/]", word.lstrip("+~"))[0], config) for word in overrides)
     unread = [key for key in named if key]
     if unread:
         raise SeqmtlError(

@@ -22,8 +22,9 @@ from seqmtl.data.meta import Meta
 from seqmtl.data.storage import chosen_storage
 from seqmtl.datamodule import EVAL_ROWS, DataModule, Reading
 from seqmtl.errors import SeqmtlError
-from seqmtl.lit import INIT, Lit, derive_seed, freeze
+from seqmtl.lit import INIT, Lit, derive_seed
 from seqmtl.metrics import TaskMetrics
+from seqmtl.parameters import freeze, parameter_groups
 from seqmtl.progress import Progress
 from seqmtl.tracking import Tracker
 from seqmtl.types import Schema
@@ -83,7 +84,7 @@ class Watch:
 
 
 def make_parts(config: Mapping[str, Any], schema: Schema, world_size: int) -> tuple[nn.Module, nn.Module, Any]:
-    """The model, loss and step of one stage; on torch's meta device this costs nothing, and tells whether they fit.
+    """The model, loss and step of one stage.
 
     Raises:
         SeqmtlError: they do not fit the data, each other, or the number of ranks.
@@ -103,6 +104,22 @@ def make_parts(config: Mapping[str, Any], schema: Schema, world_size: int) -> tu
         if hasattr(part, "refuse_ranks"):
             part.refuse_ranks(world_size)
     return model, loss, step
+
+
+def try_parts(config: Mapping[str, Any], schema: Schema, world_size: int) -> None:
+    """Refuse what `Stage` would, without memory or data.
+
+    Raises:
+        SeqmtlError: as `make_parts`; the optimizer's rules do not fit the parameters.
+    """
+    with torch.device("meta"):
+        model, loss, step = make_parts(config, schema, world_size)
+    whole = nn.Module()  # with the names that Lit gives
+    whole.model, whole.loss = model, loss
+    if isinstance(step, nn.Module):
+        whole.step = step
+    freeze(whole.named_parameters(), config["optimizer"]["freeze"])
+    parameter_groups(whole.named_parameters(), config["optimizer"]["decay"])
 
 
 class Stage:

@@ -226,6 +226,13 @@ def test_a_term_is_added_to_any_loss(compose: Any) -> None:
     assert run_directory(config) != run_directory(plain)
 
 
+@pytest.mark.parametrize("option", ["weights", "pos_weight"])
+def test_negative_weights_are_refused(option: str) -> None:
+    """The loss would have no lower bound."""
+    with pytest.raises(SeqmtlError, match=f"{option} of the bce loss must not be negative"):
+        BCE(CHAIN, **{option: [1.0, -1.0, 1.0]})
+
+
 def test_a_loss_of_two_terms_is_the_same_as_one_with_the_other_added(compose: Any) -> None:
     terms = [
         compose(*overrides)["loss"]["terms"]

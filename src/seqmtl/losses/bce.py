@@ -20,7 +20,7 @@ def for_each_task(schema: Schema, values: Sequence[float], term: str, option: st
     """A term's option that has one value for each task: (T,).
 
     Raises:
-        SeqmtlError: another number of values than of tasks.
+        SeqmtlError: another number of values than of tasks, or a negative one.
     """
     tasks = schema.task_names
     if len(values) != len(tasks):
@@ -28,6 +28,8 @@ def for_each_task(schema: Schema, values: Sequence[float], term: str, option: st
         raise SeqmtlError(
             f"{option} of the {term} loss has {len(values)} entries for the {len(tasks)} tasks {names}; give one for each"
         )
+    if any(value < 0 for value in values):
+        raise SeqmtlError(f"{option} of the {term} loss must not be negative, but are {list(values)}")
     return torch.tensor(values, dtype=torch.float32)
 
 
