@@ -146,6 +146,7 @@ def test_a_job_cut_off_in_any_stage_ends_as_an_undisturbed_one(plan: Any, monkey
     assert points == mlflow_history(whole, *points)[1], "one run, and no point twice"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("where", "call", "after"),
     [

@@ -1,214 +1,43 @@
-"""Gradient balancers: weights of Gramians by hand, and gradients against explicit ones."""
+"""Where the balancers act: gradients against explicit ones."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from balancer_cases import (
+    PAIR,
+    STEPS,
+    USED,
+    Compose,
+    Small,
+    W,
+    bce,
+    fixed,
+    gradients,
+    node,
+    of_each,
+    ones,
+    small_and_batch,
+    step_of,
+)
 from model_cases import CHAIN, TREE, make_batch, make_model
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from seqmtl.build import build, check_pairs
 from seqmtl.errors import SeqmtlError
-from seqmtl.nn.embedding import FieldEmbedding
 from seqmtl.steps.balance import Balance
 from seqmtl.steps.dwa import DWA
 from seqmtl.steps.gradnorm import GradNorm
-from seqmtl.steps.nash_mtl import NashMTLWeighting
 from seqmtl.steps.plain import Plain
 from seqmtl.steps.terms import objectives
-from seqmtl.types import Batch, Field, Output, Schema, Task
-
-CONF = Path(__file__).parents[2] / "conf"
-BALANCED = ("pcgrad", "cagrad", "mgda", "imtl_g", "nash_mtl", "aligned_mtl", "upgrad")
-STEPS = (*BALANCED, "dwa", "gradnorm")
-PAIR = Schema((Field("a", 7), Field("b", 5)), (Task("click"), Task("buy", "click")))
-Compose = Callable[..., dict[str, Any]]
-
-
-def gram(*rows: tuple[float, ...]) -> Tensor:
-    j = torch.tensor(rows, dtype=torch.float64)
-    return j @ j.T
-
-
-def weights(step: Any, g: Tensor) -> list[float]:
-    return step.weights(g).tolist()
-
-
-def node(name: str, *overrides: str) -> dict[str, Any]:
-    """conf/step/<name>.yaml with some options replaced; composing all of a run's config takes half a second each time."""
-    config = OmegaConf.load(CONF / "step" / f"{name}.yaml")
-    return OmegaConf.to_container(OmegaConf.merge(config, OmegaConf.from_dotlist(list(overrides))))  # type: ignore[return-value]
-
-
-def step_of(name: str, *overrides: str, schema: Schema = PAIR) -> Any:
-    return build(node(name, *overrides), schema)
-
-
-def ones() -> Callable[[Tensor], Tensor]:
-    return lambda g: torch.ones(len(g), dtype=g.dtype)
-
-
-def fixed(*values: float) -> Callable[[], Callable[[Tensor], Tensor]]:
-    return lambda: lambda g: torch.tensor(values[: len(g)], dtype=g.dtype)
-
-
-# -- the weights
-
-
-def test_pcgrad_takes_away_what_points_against_another_task() -> None:
-    # g1 = (2,0), g2 = (-1,1): g1·g2 = -2. g1 - (-2/2) g2 = g1 + g2; g2 - (-2/4) g1 = g2 + g1/2.
-    assert weights(step_of("pcgrad"), gram((2, 0), (-1, 1))) == pytest.approx([1.5, 2.0])
-    assert weights(step_of("pcgrad"), gram((2, 0), (1, 1))) == [1.0, 1.0]
-    assert weights(step_of("pcgrad"), gram((2, 0, 1), (1, 1, 0), (0, 0, 3))) == [1.0, 1.0, 1.0]
-
-
-def test_mgda_is_the_shortest_mean() -> None:
-    # w1 = g2·(g2 - g1) / |g1 - g2|² = (2 + 2) / 10, as long as it is between 0 and 1
-    assert weights(step_of("mgda"), gram((2, 0), (-1, 1))) == pytest.approx([0.4, 0.6], abs=2e-3)
-    assert weights(step_of("mgda"), gram((1, 0), (3, 0.1))) == pytest.approx([1.0, 0.0], abs=2e-3)
-
-
-def test_imtl_g_has_equal_projections() -> None:
-    j = torch.tensor([[2.0, 0.0, 0.3], [-1.0, 1.0, 0.0], [0.2, 0.1, 5.0]], dtype=torch.float64)
-    w = step_of("imtl_g").weights(j @ j.T)
-    projections = (j / j.norm(dim=1, keepdim=True)) @ (w @ j)
-    torch.testing.assert_close(projections, projections[0].expand(3))
-    assert w.sum() == pytest.approx(1.0)
-
-
-def test_aligned_mtl_makes_the_gradients_orthogonal_and_as_long_as_the_shortest() -> None:
-    # Orthogonal ones: each is cut to the length of the shortest, and the mean is taken.
-    assert weights(step_of("aligned_mtl"), gram((4, 0), (0, 2))) == pytest.approx([0.25, 0.5])
-    j = torch.tensor([[2.0, 0.0], [-1.0, 1.0]], dtype=torch.float64)
-    w = step_of("aligned_mtl").weights(j @ j.T)
-    u, s, vt = torch.linalg.svd(j, full_matrices=False)
-    torch.testing.assert_close(w @ j, torch.full((2,), 0.5, dtype=torch.float64) @ (u @ vt * s.min()))
-
-
-def test_cagrad_stays_near_the_mean_and_serves_the_worst_task() -> None:
-    j = torch.tensor([[3.0, 0.0], [-1.0, 0.5]], dtype=torch.float64)
-    mean = j.mean(0)
-    assert weights(step_of("cagrad", "weighting.c=0"), j @ j.T) == pytest.approx([0.5, 0.5])
-    d = step_of("cagrad").weights(j @ j.T) @ j
-    assert (d - mean).norm() == pytest.approx(0.4 * mean.norm().item(), rel=1e-3)
-    around = torch.linspace(0, 2 * torch.pi, 2000, dtype=torch.float64)
-    others = mean + 0.4 * mean.norm() * torch.stack([around.cos(), around.sin()], 1)
-    assert (j @ d).min() >= (others @ j.T).min(1).values.max() - 1e-3
-
-
-def test_upgrad_goes_against_no_task() -> None:
-    j = torch.tensor([[2.0, 0.0, 0.0], [-1.0, 1.0, 0.0], [0.0, -3.0, 1.0]], dtype=torch.float64)
-    assert ((step_of("upgrad").weights(j @ j.T) @ j) @ j.T).min() > -2e-3
-    assert weights(step_of("upgrad"), gram((2, 0), (0, 3))) == pytest.approx([0.5, 0.5], abs=1e-4)
-
-
-@pytest.mark.parametrize("n", [2, 3, 6])
-def test_nash_mtl_solves_its_equation(n: int) -> None:
-    j = torch.randn(n, 20, generator=torch.Generator().manual_seed(n), dtype=torch.float64)
-    j *= torch.logspace(0, -3, n, dtype=torch.float64).unsqueeze(1)
-    g = j @ j.T
-    alpha = NashMTLWeighting(ridge=0.0)(g)
-    assert (alpha > 0).all()
-    torch.testing.assert_close(g / g.norm() @ alpha, 1 / alpha)
-
-
-def test_nash_mtl_where_no_two_gradients_meet_and_where_they_cancel() -> None:
-    d = torch.tensor([9.0, 1.0, 0.25], dtype=torch.float64)
-    torch.testing.assert_close(NashMTLWeighting(ridge=0.0)(d.diag()), (d / d.norm()).rsqrt())
-    j = torch.tensor([[1.0, 2.0], [-1.0, -2.0]], dtype=torch.float64)
-    alpha = NashMTLWeighting()(j @ j.T)
-    assert torch.isfinite(alpha).all()
-    assert (alpha @ j).norm() <= (2 * (j @ j.T).norm()).sqrt()
-
-
-@pytest.mark.parametrize("name", BALANCED)
-def test_weights_do_not_depend_on_the_scale_of_the_loss(name: str) -> None:
-    """Gradients of a mean over thousands of rows are tiny: some of the weightings would take them for nothing."""
-    g = gram((2, 0, 1), (-1, 1, 0))
-    at_one = weights(step_of(name), g)
-    assert weights(step_of(name), g * 1e-14) == pytest.approx(at_one, rel=1e-4)
-    assert max(at_one) > 0.1
-
-
-@pytest.mark.parametrize("name", BALANCED)
-def test_no_gradient_poisons_the_step(name: str) -> None:
-    step = step_of(name)
-    pair = gram((2, 0), (-1, 1))
-    padded = torch.zeros(3, 3, dtype=torch.float64)
-    padded[:2, :2] = pair
-    assert weights(step, padded) == pytest.approx([*weights(step, pair), 1.0], rel=1e-4), "a row of zeros is left out"
-    assert weights(step, torch.zeros(2, 2, dtype=torch.float64)) == [1.0, 1.0]
-    assert weights(step, torch.diag(torch.tensor([0.0, 3.0], dtype=torch.float64))) == [1.0, 1.0]
-    for bad in (torch.nan, torch.inf):
-        assert weights(step, pair.clone().fill_diagonal_(bad)) == [1.0, 1.0]
-    for hard in (gram((1, 2), (-1, -2)), gram((1, 2), (1, 2)), gram((1, 0), (-1e-7, 1e-9)), gram((1e3, 1), (0, 1e-6))):
-        assert all(abs(w) < 1e12 for w in weights(step, hard))
-    g = torch.Generator().manual_seed(0)
-    for n in (2, 3, 5):
-        j = torch.randn(n, 50, generator=g, dtype=torch.float64) * torch.logspace(0, -4, n, dtype=torch.float64)[:, None]
-        assert torch.isfinite(step.weights(j @ j.T)).all()
-
-
-# -- where they act
-
-
-class Small(nn.Module):
-    """A table, a layer that both tasks read, a tower each, and a table that only the first task reads."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding = FieldEmbedding(PAIR.fields, 3)
-        self.own = FieldEmbedding(PAIR.fields[:1], 2)
-        self.shared = nn.Linear(6, 4)
-        self.towers = nn.ModuleList([nn.Linear(6, 1), nn.Linear(4, 1)])
-        self.idle = nn.Linear(2, 2)
-        for table in (self.embedding, self.own):
-            nn.init.normal_(table.weight)
-
-    def forward(self, batch: Batch) -> Output:
-        h = self.shared(self.embedding(batch.fields).flatten(1)).tanh()
-        own = self.own(batch.fields[:, :1]).flatten(1)
-        return Output(torch.cat([self.towers[0](torch.cat([h, own], 1)), self.towers[1](h)], 1))
-
-
-def bce(output: Output, y: Tensor) -> dict[str, Tensor]:
-    per_task = nn.functional.binary_cross_entropy_with_logits(output.logits.float(), y, reduction="none").mean(0)
-    return {"bce": per_task, "spread": 0.1 * output.logits.float().var()}
+from seqmtl.types import Batch, Output
 
 
 @pytest.fixture
 def small() -> tuple[Small, Batch]:
-    torch.manual_seed(3)
-    fields = torch.stack([torch.randint(0, 7, (16,)), torch.randint(0, 5, (16,))], 1)
-    return Small(), Batch(fields, (torch.rand(16, 2) < 0.4).float())
-
-
-def gradients(model: nn.Module, step: Any, loss: Any, batch: Batch) -> tuple[dict[str, Tensor | None], dict[str, Tensor]]:
-    model.zero_grad()
-    terms = step(model, loss, batch)
-    return {name: None if p.grad is None else p.grad.clone() for name, p in model.named_parameters()}, terms
-
-
-def of_each(model: Small, batch: Batch, names: list[str]) -> list[dict[str, Tensor]]:
-    """By autograd, one after the other: the gradients of click, buy and spread."""
-    found = []
-    for i in range(3):
-        loss = list(objectives(bce(model(batch), batch.y)).values())[i]
-        parameters = [model.get_parameter(name) for name in names]
-        grads = torch.autograd.grad(loss, parameters, materialize_grads=True)
-        found.append(dict(zip(names, grads, strict=True)))
-    return found
-
-
-USED = ["embedding.weight", "own.weight", "shared.weight", "shared.bias"] + [
-    f"towers.{t}.{n}" for t in "01" for n in ("weight", "bias")
-]
-W = (0.5, 3.0, -2.0)
+    return small_and_batch()
 
 
 def test_tables_get_the_weighted_gradients_and_all_above_the_sum(small: tuple[Small, Batch]) -> None:
@@ -446,150 +275,3 @@ def test_bad_options_and_missing_libraries_are_refused_in_words() -> None:
     ):
         with pytest.raises(SeqmtlError, match=words):
             step_of(name, option)
-
-
-# -- the two that weigh losses
-
-
-def told_losses(values: list[list[float]]) -> Any:
-    """A loss that says one row of `values` after the other, and a model with one table."""
-    rows = iter(values)
-
-    def loss(output: Output, y: Tensor) -> dict[str, Tensor]:
-        return {"bce": torch.tensor(next(rows)) + 0 * output.logits.mean(0)}
-
-    return loss
-
-
-def test_dwa_agrees_with_another_implementation(small: tuple[Small, Batch]) -> None:
-    from torchjd.scalarization import DWA as Reference
-
-    torch.manual_seed(1)
-    values = (torch.rand(5, 3, 2) + 0.1).tolist()  # five epochs of three batches
-    model, batch = small
-    for temperature in (2.0, 0.5):
-        step, reference = DWA(PAIR, temperature), Reference(temperature)
-        for epoch, batches in enumerate(values):
-            step.set_epoch(epoch)
-            for row in batches:
-                losses = torch.tensor(row, requires_grad=True)
-                reference(losses).backward()
-                terms = step(model, told_losses([row]), batch)
-                weights = torch.stack([terms["extra/weight_click"], terms["extra/weight_buy"]]).float()
-                torch.testing.assert_close(weights, losses.grad)
-                assert terms["bce"].item() == pytest.approx(sum(row)), "the loss is told unweighted"
-            reference.step()
-
-
-def test_dwa_weighs_the_loss_of_each_task(small: tuple[Small, Batch]) -> None:
-    model, batch = small
-    step = DWA(PAIR)
-    step.means.copy_(torch.tensor([[1.0, 1.0], [0.5, 1.0]]))
-    step.epochs.fill_(2)
-    w = step.weights()
-    assert w.tolist() == pytest.approx([2 / (1 + torch.e**0.25), 2 / (1 + torch.e**-0.25)])
-    found, _ = gradients(model, step, bce, batch)
-    each = of_each(model, batch, USED)
-    for name in USED:
-        wanted = sum(x * g[name] for x, g in zip((*w.tolist(), 1.0), each, strict=True))
-        torch.testing.assert_close(found[name], wanted, msg=name)
-
-
-def test_a_loss_of_zero_keeps_dwa_finite() -> None:
-    step = DWA(PAIR)
-    step.means.copy_(torch.tensor([[0.0, 1.0], [0.0, 1.0]]))
-    step.epochs.fill_(2)
-    assert step.weights().tolist() == [1.0, 1.0]
-
-
-def test_gradnorm_by_hand() -> None:
-    step = GradNorm(PAIR, alpha=1.0, lr=0.1)
-    step.update(torch.tensor([3.0, 1.0]), torch.tensor([2.0, 4.0]))
-    # First step: both have the pace 1, the target is the mean length 2: click too long, buy too short.
-    # Slopes +3 and -1 over the mean 2: w = 1 - 0.15, 1 + 0.05; scaled to the sum 2.
-    assert step.w.tolist() == pytest.approx([0.85 * 2 / 1.9, 1.05 * 2 / 1.9])
-    assert step.initial.tolist() == [2.0, 4.0]
-    # L/L0 = 0.5 and 1.5, of mean 1: targets 0.5 and 1.5 times the mean length 2.
-    step.w.fill_(1.0)
-    step.update(torch.tensor([2.0, 2.0]), torch.tensor([1.0, 6.0]))
-    assert step.w.tolist() == pytest.approx([0.9, 1.1])
-    # With alpha = 0 the lengths shall be equal, whatever the pace.
-    even = GradNorm(PAIR, alpha=0.0)
-    even.initial.copy_(torch.tensor([1.0, 1.0]))
-    even.started.fill_(True)
-    even.update(torch.tensor([2.0, 2.0]), torch.tensor([1.0, 6.0]))
-    assert even.w.tolist() == [1.0, 1.0]
-
-
-def test_gradnorm_evens_out_the_lengths(small: tuple[Small, Batch]) -> None:
-    model, batch = small
-    step = GradNorm(PAIR, alpha=0.0, lr=0.05)
-
-    def scaled(output: Output, y: Tensor) -> dict[str, Tensor]:
-        return {"bce": bce(output, y)["bce"] * torch.tensor([20.0, 1.0])}
-
-    for _ in range(150):
-        step(model, scaled, batch)
-    lengths = []
-    for t in range(2):
-        vectors = model.embedding(batch.fields).detach().requires_grad_()
-        own = model.own(batch.fields[:, :1]).detach().requires_grad_()
-        h = model.shared(vectors.flatten(1)).tanh()
-        logits = torch.cat([model.towers[0](torch.cat([h, own.flatten(1)], 1)), model.towers[1](h)], 1)
-        grads = torch.autograd.grad(step.w[t] * scaled(Output(logits), batch.y)["bce"][t], [vectors, own], materialize_grads=True)
-        lengths.append(torch.cat([g.flatten() for g in grads]).norm().item())
-    assert lengths[0] == pytest.approx(lengths[1], rel=0.3)
-    assert step.w.sum() == pytest.approx(2.0)
-    assert step.w[0] < 0.3
-
-
-def test_gradnorm_weighs_every_parameter(small: tuple[Small, Batch]) -> None:
-    model, batch = small
-    step = GradNorm(PAIR)
-    step.w.copy_(torch.tensor([0.5, 1.5]))
-    found, terms = gradients(model, step, bce, batch)
-    assert terms["extra/weight_click"] == 0.5, "those that were used, not the new ones"
-    each = of_each(model, batch, USED)
-    for name in USED:
-        wanted = sum(x * g[name] for x, g in zip((0.5, 1.5, 1.0), each, strict=True))
-        torch.testing.assert_close(found[name], wanted, msg=name)
-    assert step.w.tolist() != [0.5, 1.5]
-
-
-@pytest.mark.parametrize("lengths", [[0.0, 0.0], [torch.nan, 1.0], [torch.inf, 1.0]])
-def test_gradnorm_keeps_its_weights_where_no_length_can_be_told(lengths: list[float]) -> None:
-    step = GradNorm(PAIR)
-    step.update(torch.tensor(lengths), torch.tensor([1.0, 1.0]))
-    assert step.w.tolist() == [1.0, 1.0]
-
-
-def test_weights_of_losses_need_a_loss_for_each_task(small: tuple[Small, Batch]) -> None:
-    model, batch = small
-    for step in (DWA(PAIR), GradNorm(PAIR)):
-        with pytest.raises(SeqmtlError, match="no term of the loss has a value for each"):
-            step(model, lambda output, y: {"pairs": output.logits.mean()}, batch)
-
-
-@pytest.mark.parametrize("kind", [DWA, GradNorm])
-def test_the_state_goes_through_a_checkpoint(kind: Any, small: tuple[Small, Batch]) -> None:
-    model, batch = small
-
-    def train(step: Any, epochs: range, first: int = 0) -> list[float]:
-        seen = []
-        for epoch in epochs:
-            for i in range(first if epoch == epochs[0] else 0, 3):
-                if i == 0 and hasattr(step, "set_epoch"):
-                    step.set_epoch(epoch)
-                losses = {"bce": torch.tensor([1.0 / (1 + epoch + i), 0.7 + 0.1 * i])}
-                terms = step(model, lambda o, y, v=losses: {"bce": v["bce"] * (1 + 0.1 * o.logits.square().mean(0))}, batch)
-                seen.append(terms["extra/weight_click"].item())
-                if (epoch, i) == (2, 1):
-                    saved.update({k: v.clone() for k, v in step.state_dict().items()})
-        return seen
-
-    saved: dict[str, Tensor] = {}
-    undisturbed = train(kind(PAIR), range(5))
-    resumed = kind(PAIR)
-    resumed.load_state_dict(dict(saved))
-    assert train(resumed, range(2, 5), first=2) == undisturbed[8:]
-    assert len(set(undisturbed)) > 2

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from test_balancers import STEPS, Small, step_of
+from balancer_cases import STEPS, Small, step_of
 from torch import Tensor, nn
 
 from seqmtl import job
