@@ -13,12 +13,16 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import torch
+import torch.nn.functional as F
 import yaml
 from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
 from conftest import CONF
 from seqmtl.data.prepared import chosen_schema, open_dataset
+from seqmtl.losses.escm2 import DR, IPW
+from seqmtl.types import Field, Output, Schema, Task
 from test_cli import seqmtl
 
 SMALL = ("dataset=aliccp_sim", "dataset.prepare.simulate.train_rows=5000", "dataset.prepare.simulate.test_rows=2000")
@@ -104,6 +108,34 @@ def test_chains_are_calibrated(trained: Trained, model: str) -> None:
     for t, (task, tolerance) in enumerate({"click": 0.1, "purchase": 0.1 + 1 / math.sqrt(440)}.items()):
         # 440 training rows have a purchase: their number alone is uncertain by 5 %. Clicks are 2,100.
         assert expit(logits[:, t]).mean() / truth[task].to_numpy().mean() == pytest.approx(1, abs=tolerance), task
+
+
+@pytest.mark.slow
+def test_escm2_with_the_true_propensities_is_unbiased_on_the_simulator(simulated: Path) -> None:
+    """From the clicked rows alone, weighted by true click probabilities, both estimate the risk over all impressions."""
+    directory = simulated / "data" / "aliccp_sim"
+    columns = ["_row", "click", "purchase"]
+    rows = pl.concat([pl.read_parquet(path, columns=columns) for path in sorted((directory / "train").glob("*.parquet"))])
+    truth = pl.read_parquet(directory / "oracle" / "train.parquet").rename({"click": "p", "purchase": "p_both"})
+    both = rows.join(truth, on="_row", how="inner")
+    assert len(both) == len(rows)
+    y = torch.tensor(both.select("click", "purchase").to_numpy(), dtype=torch.float64)
+    p, p_both = (torch.tensor(both[name].to_numpy(), dtype=torch.float64) for name in ("p", "p_both"))
+    cvr = p_both / p
+    # Predictions that are wrong, and the more so the likelier the click: else clicked rows would be like all others.
+    z = (cvr.logit() + 0.5 + (p / p.mean()).log()).clamp(-6, 6)
+    ideal = (cvr * F.softplus(-z) + (1 - cvr) * F.softplus(z)).mean()
+    schema = Schema((Field("a", 2),), (Task("click"), Task("purchase", "click")))
+    output = Output(torch.stack([p.logit(), p_both.logit()], 1), {"conditional": torch.stack([p.logit(), z], 1)})
+    output.extras["imputation"] = torch.full_like(output.logits, -1.0)  # an imputed error that is wrong everywhere
+    only_the_risk = {"lambda_c": 1.0, "lambda_g": 0.0, "pi_min": 1e-9}
+    delta = F.binary_cross_entropy_with_logits(z, y[:, 1], reduction="none")
+    e = F.softplus(torch.tensor(-1.0, dtype=torch.float64))
+    for term, rest in ((IPW(schema, **only_the_risk), delta), (DR(schema, **only_the_risk, lambda_imp=0.0), delta - e)):
+        error = (y[:, 0] * rest / p).std() / math.sqrt(len(y))
+        assert term(output, y)[1] == pytest.approx(ideal.item(), abs=4 * error.item())
+        naive = delta[y[:, 0] == 1].mean()
+        assert abs(naive - ideal) > 4 * error, "clicked rows alone tell another risk"
 
 
 @pytest.mark.data
