@@ -7,11 +7,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from seqmtl.errors import SeqmtlError
+from seqmtl.shipped import bottoms, datasets_with_histories
 
 # What a stage cannot have of its own: the data, and where the job runs.
 OF_THE_RUN = (
     *("data_dir", "raw_dir", "output_dir", "debug", "launcher", "trainer.accelerator", "trainer.devices", "trainer.strategy"),
     *("dataset.name", "dataset.tasks", "dataset.fields", "dataset.histories", "dataset.bags", "dataset.main_history"),
+    "dataset.profile",
     *("dataset.prepare", "dataset.parents"),
 )
 # Keys that the config itself reads; the classes never see them.
@@ -122,7 +124,8 @@ def runner(config: Mapping[str, Any]) -> Any:
 
 
 def check_pairs(config: Mapping[str, Any]) -> None:
-    """Refuse, for each stage, a loss or a step that needs what no part of the model provides, before any data are read.
+    """Refuse, for each stage, a model that reads histories where there are none, and a loss or a step that needs what no part of
+    the model provides, before any data are read.
 
     Raises:
         SeqmtlError: says what is missing and a pair that works.
@@ -131,9 +134,27 @@ def check_pairs(config: Mapping[str, Any]) -> None:
         return
     for overrides in stages(config).values():
         its_config = stage_config(config, overrides)
+        _check_histories(its_config)
         _check_loss(its_config)
         _check_step(its_config)
         _check_weights(its_config)
+
+
+def _check_histories(config: Mapping[str, Any]) -> None:
+    if config["dataset"]["histories"] or not _reads_histories(config["model"]):
+        return
+    model, dataset = config["model"]["name"], config["dataset"]["name"]
+    others = [name for name, bottom in bottoms().items() if not _reads_histories({"_target_": bottom})]
+    bottom = config["model"]["bottom"]["name"]
+    raise SeqmtlError(
+        f"model={model} reads histories of what users did (model/bottom={bottom}), and dataset={dataset} has none."
+        f" Datasets with histories: {', '.join(datasets_with_histories())}; one of your own names them in dataset.histories."
+        f" Models that read none: {', '.join(others)}"
+    )
+
+
+def _reads_histories(node: Any) -> bool:
+    return any(getattr(target, "needs_histories", False) for target in _targets(node))
 
 
 def _check_step(config: Mapping[str, Any]) -> None:

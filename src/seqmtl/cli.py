@@ -1,4 +1,4 @@
-"""The entry: which verb, where conf/ is, and errors in words. Nothing heavy is imported here."""
+"""The entry: which verb, and errors in words. Nothing heavy is imported here."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seqmtl.errors import SeqmtlError
+from seqmtl.shipped import conf_directory
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -17,15 +18,6 @@ if TYPE_CHECKING:
     Task = Callable[[DictConfig, bool, list[str]], Any]
 
 VERBS = ("train", "prepare")
-
-
-def conf_directory() -> Path:
-    """conf/ beside the package in an installed wheel, two folders up in a checkout or an editable install."""
-    here = Path(__file__).resolve().parent
-    for place in (here / "conf", here.parents[1] / "conf"):
-        if (place / "train.yaml").is_file():
-            return place
-    raise SeqmtlError(f"seqmtl's conf/ is neither in {here} nor in {here.parents[1]}; install seqmtl again")
 
 
 def take_verb(argv: list[str]) -> str:

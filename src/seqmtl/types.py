@@ -162,15 +162,18 @@ class Batch:
 class Features:
     """A batch, embedded.
 
-    Shapes: fields (B,F,D) · target (B,D), the row's item where there are histories · past {name: (items (B,L,D), mask (B,L))}.
-    `lookup(field, ids)` embeds further ids of a field, (…) → (…,D). What a part wants to show or be trained by goes into
-    `extras`, which ends in `Output.extras`.
+    Shapes: fields (B,F,D) · target (B,D), the row's item where there are histories · past {name: (items (B,L,D), mask (B,L))} ·
+    past_ids {name: (B,L) int}.
+    `lookup(field, ids)` embeds further ids of a field, `lookup_past(history, ids)` of what a history is made of, (…) → (…,D).
+    What a part wants to show or be trained by goes into `extras`, which ends in `Output.extras`.
     """
 
     fields: Tensor
     lookup: Callable[[str, Tensor], Tensor]
     target: Tensor | None = None
     past: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    past_ids: Mapping[str, Tensor] = field(default_factory=dict)
+    lookup_past: Callable[[str, Tensor], Tensor] | None = None
     extras: dict[str, Tensor] = field(default_factory=dict)
 
 

@@ -18,7 +18,11 @@ Compose = Callable[..., dict[str, Any]]
 CONF = Path(__file__).parents[2] / "conf"
 
 FIELDS = (Field("user", 40), Field("item", 30), Field("hour", 24), Field("place", 5))
-HISTORIES = (History("click", "item", max_len=3),)
+HISTORIES = (
+    History("click", "item", max_len=3),
+    History("skip", "item", max_len=5, sign=-1),
+    History("like", "item", max_len=2, own_table=True),
+)
 CHAIN = Schema(FIELDS, (Task("click"), Task("cart", "click"), Task("purchase", "cart")), HISTORIES, "click")
 TREE = Schema(FIELDS, (Task("watch"), Task("click", "watch"), Task("enter", "watch"), Task("order", "enter")), HISTORIES, "click")
 SCHEMAS = {"chain": CHAIN, "tree": TREE}
@@ -40,6 +44,7 @@ def part(kind: str, name: str, **options: Any) -> Any:
     """The partial that a part's YAML makes, with some options replaced."""
     config = OmegaConf.to_container(OmegaConf.load(CONF / "model" / kind / f"{name}.yaml"))
     assert isinstance(config, dict)
+    config.pop("defaults", None)  # what a protocol says of it
     unknown = set(options) - set(config)
     assert not unknown, f"not in the YAML of {name}: {unknown}"
     return build(config | options)

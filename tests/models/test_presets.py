@@ -8,16 +8,27 @@ from typing import Any
 
 import pytest
 import torch
+from hydra.utils import get_class
 from model_cases import CHAIN, Compose
 from omegaconf import OmegaConf
 from torch import nn
 
 from seqmtl.build import build
+from seqmtl.shipped import bottoms
 
 CONF = Path(__file__).parents[2] / "conf"
 MODELS = {p.stem for p in (CONF / "model").glob("*.yaml")}
 NEURAL = {p.stem for p in (CONF / "model").glob("*.yaml") if "\nrunner:" not in p.read_text()}
+TRUNKS = {p.stem for p in (CONF / "model" / "trunk").glob("*.yaml")}
 EXPERIMENTS = {p.stem for p in (CONF / "experiment").glob("*.yaml")}
+READS_HISTORIES = {
+    name
+    for name in NEURAL
+    if getattr(get_class(bottoms().get(name.partition("_wo_")[0], "torch.nn.Module")), "needs_histories", False)
+}
+DTRN = {"dtrn_tenrec": 1e-3, "dtrn_ecommerce": 1e-4}  # protocols of data with histories
+ON_DMT = {"shared_bottom", "mmoe", "ple", "aitm"}  # the trunks of DTRN's Tables 4 and 7
+TRUNK_PRESETS = sorted(p.stem for p in (CONF / "preset" / "trunk").glob("*.yaml"))
 PRESETS = sorted(p.stem for p in (CONF / "preset").glob("*.yaml"))
 
 
@@ -66,9 +77,11 @@ def keys(node: Any) -> Any:
 @pytest.mark.parametrize("experiment", sorted(EXPERIMENTS - {"none"}))
 def test_an_experiment_says_nothing_of_models(experiment: str, compose: Compose) -> None:
     content = body("experiment", experiment)
+    content.pop("defaults", None)
     assert (CONF / "experiment" / f"{experiment}.yaml").read_text().startswith("# @package _global_\n")
     assert not {"model", "name"} & set(content)
-    assert {f"{experiment}_{model}" for model in NEURAL} <= set(PRESETS)
+    wanted = ON_DMT if experiment in DTRN else NEURAL - READS_HISTORIES
+    assert {f"{experiment}_{model}" for model in wanted} <= set(PRESETS)
     plain = compose("model=mmoe")
     assert contains(keys(plain), keys(content))
     assert contains(compose("model=mmoe", f"experiment={experiment}"), content)
@@ -84,7 +97,7 @@ PROTOCOLS = {  # batch, width, bound of the embeddings, dropout of the model's o
 @pytest.mark.parametrize("experiment", PROTOCOLS)
 def test_a_protocol_is_that_of_its_paper(experiment: str, compose: Compose) -> None:
     batch, dim, bound, dropout = PROTOCOLS[experiment]
-    for model in sorted(NEURAL):
+    for model in sorted(NEURAL - READS_HISTORIES):
         config = compose(f"model={model}", f"experiment={experiment}")
         assert (config["batch_size"], config["model"]["dim"]) == (batch, dim), model
         own_bound = 0.05 if model.startswith("man") else None
@@ -96,6 +109,38 @@ def test_a_protocol_is_that_of_its_paper(experiment: str, compose: Compose) -> N
     for model in ("single_task", "omoe", "mmoe", "ple", "esmm", "aitm"):
         own = [0.1, 0.3, 0.3] if experiment == "man" and model in ("esmm", "aitm") else dropout  # "the original settings"
         assert compose(f"model={model}", f"experiment={experiment}")["model"]["trunk"]["dropout"] == own, model
+
+
+@pytest.mark.parametrize("experiment", DTRN)
+def test_dtrns_protocol_is_one_epoch_and_its_trunks_have_dmts_sizes(experiment: str, compose: Compose) -> None:
+    for model in sorted(ON_DMT | READS_HISTORIES):
+        bottom = ["model/bottom=dmt"] if model in ON_DMT else []
+        config = compose(f"model={model}", f"experiment={experiment}", *bottom)
+        assert (config["batch_size"], config["model"]["dim"]) == (2048, 32), model
+        assert config["trainer"]["max_epochs"] == 1
+        assert config["optimizer"]["lr"] == DTRN[experiment]
+        assert config["optimizer"]["decay"] == []
+        trunk = config["model"]["trunk"]
+        assert trunk.get("dropout", 0.0) in (0.0, [0.0, 0.0, 0.0]), model
+        if trunk["name"] != "m2m":
+            assert trunk.get("dims", trunk.get("levels", [None])[0]) == [512, 256, 128], model
+            assert trunk.get("tower_dims", [32]) == [32], model
+    if "dtrn" in READS_HISTORIES:
+        assert compose("model=dtrn", f"experiment={experiment}")["model"]["trunk"]["name"] == (
+            "aitm" if experiment == "dtrn_ecommerce" else "mmoe"
+        )
+
+
+@pytest.mark.parametrize("preset", TRUNK_PRESETS)
+def test_a_preset_of_a_trunk_is_reached_from_any_model_and_says_what_the_trunk_has(preset: str, compose: Compose) -> None:
+    found = [(e, t) for e in EXPERIMENTS for t in TRUNKS if f"{e}_{t}" == preset]
+    assert len(found) == 1, f"conf/preset/trunk/{preset}.yaml belongs to no experiment and trunk"
+    ((experiment, trunk),) = found
+    content = body("preset/trunk", preset)
+    for base in content.pop("defaults", []):
+        content = merged(body("preset/trunk", base), content)
+    assert contains(compose("model=dmt", f"model/trunk={trunk}", f"experiment={experiment}")["model"]["trunk"], content)
+    assert contains(keys(compose("model=dmt", f"model/trunk={trunk}")["model"]["trunk"]), keys(content))
 
 
 def test_mans_decay_is_on_all_of_the_model_and_not_on_the_tasks_uncertainties(compose: Compose) -> None:

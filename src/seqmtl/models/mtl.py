@@ -63,14 +63,19 @@ class MTLModel(nn.Module):
         if histories:
             main = next((h for h in histories if h.name == self.schema.main_history), histories[0])
             features.target = fields[:, self.schema.field_names.index(main.field)]  # (B,D)
-        past = {}
-        for history in histories:
-            ids = batch.past[history.name]  # (B,L)
-            own = self.own_embedding if history.own_table else None
-            items = self.embedding.lookup(history.field, ids) if own is None else own.lookup(history.name, ids)
-            past[history.name] = (items, _mask(ids, batch.past_len[history.name]))
-        features.past = past
+        features.past_ids = {name: batch.past[name] for name in (h.name for h in histories)}
+        features.past = {
+            name: (self._lookup_past(name, ids), _mask(ids, batch.past_len[name]))  # (B,L,D), (B,L)
+            for name, ids in features.past_ids.items()
+        }
+        features.lookup_past = self._lookup_past
         return features
+
+    def _lookup_past(self, history: str, ids: Tensor) -> Tensor:
+        made_of = next(h for h in self.schema.histories if h.name == history)
+        if made_of.own_table and self.own_embedding is not None:
+            return self.own_embedding.lookup(history, ids)
+        return self.embedding.lookup(made_of.field, ids)
 
     def _mean(self, ids: Tensor, n: Tensor, field: str) -> Tensor:
         """The mean vector of the ids of a multi-valued field, 0 where there are none: (B,L) → (B,D)."""
