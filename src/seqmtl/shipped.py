@@ -23,13 +23,22 @@ def datasets_with_histories() -> list[str]:
 
 
 def bottoms() -> dict[str, str]:
-    """{model: the class of its bottom} of all models that have one, variants apart."""
+    """{model: the class of its bottom, of one around another the inner one's} of all models that have one, variants apart."""
     found = {}
     for path in sorted((conf_directory() / "model").glob("*.yaml")):
         chosen = {k: v for part in _read(path).get("defaults", []) if isinstance(part, dict) for k, v in part.items()}
         if "bottom" in chosen:
-            found[path.stem] = str(_read(conf_directory() / "model" / "bottom" / f"{chosen['bottom']}.yaml")["_target_"])
+            found[path.stem] = _innermost(chosen["bottom"])
     return found
+
+
+def _innermost(bottom: str) -> str:
+    content = _read(conf_directory() / "model" / "bottom" / f"{bottom}.yaml")
+    for part in content.get("defaults", []):
+        for group, name in part.items() if isinstance(part, dict) else ():
+            if group.startswith("/model/bottom@"):
+                return _innermost(name)
+    return str(content["_target_"])
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,11 @@ CHAIN = Schema(FIELDS, (Task("click"), Task("cart", "click"), Task("purchase", "
 TREE = Schema(FIELDS, (Task("watch"), Task("click", "watch"), Task("enter", "watch"), Task("order", "enter")), HISTORIES, "click")
 SCHEMAS = {"chain": CHAIN, "tree": TREE}
 
+# For bottoms that read histories: longer ones, and a width that attention of four heads can share.
+READERS = sorted({p.stem for p in (CONF / "model" / "bottom").glob("*.yaml")} - {"apem", "flat"})
+D = 8
+LONG = replace(CHAIN, histories=tuple(replace(h, max_len=n) for h, n in zip(HISTORIES, (6, 9, 4), strict=True)))
+
 
 def make_batch(schema: Schema, rows: int = 16, seed: int = 0) -> Batch:
     """Random ids and histories; the labels follow the task graph."""
@@ -40,11 +46,23 @@ def make_batch(schema: Schema, rows: int = 16, seed: int = 0) -> Batch:
     return Batch(fields, y, past=past, past_len=past_len)
 
 
-def part(kind: str, name: str, **options: Any) -> Any:
-    """The partial that a part's YAML makes, with some options replaced."""
+def _part_config(kind: str, name: str) -> Any:
+    """A part's YAML and those of the parts that it wraps, for data without a profile, less what a protocol says of it."""
     config = OmegaConf.to_container(OmegaConf.load(CONF / "model" / kind / f"{name}.yaml"))
     assert isinstance(config, dict)
-    config.pop("defaults", None)  # what a protocol says of it
+    for default in config.pop("defaults", []):
+        for group, chosen in default.items() if isinstance(default, dict) else ():
+            if group.startswith("/model/"):
+                wrapped, key = group.removeprefix("/model/").split("@")
+                config[key] = _part_config(wrapped, chosen) | config.get(key, {})
+    resolved = OmegaConf.to_container(OmegaConf.create({"dataset": {"profile": []}, "part": config}), resolve=True)
+    assert isinstance(resolved, dict)
+    return resolved["part"]
+
+
+def part(kind: str, name: str, **options: Any) -> Any:
+    """The partial that a part's YAML makes, with some options replaced."""
+    config = _part_config(kind, name)
     unknown = set(options) - set(config)
     assert not unknown, f"not in the YAML of {name}: {unknown}"
     return build(config | options)
@@ -67,7 +85,11 @@ def _shrunk(node: Any, widest: int = 32) -> Any:
 
 def make_model(compose: Compose, schema: Schema, *overrides: str, dropout: bool = False, shrink: bool = True) -> nn.Module:
     """The model of the composed config, narrow unless `shrink` is False, and without dropout unless asked for."""
-    config = compose(*overrides)["model"]
+    return model_from(compose(*overrides)["model"], schema, dropout, shrink)
+
+
+def model_from(config: dict[str, Any], schema: Schema, dropout: bool = False, shrink: bool = True) -> nn.Module:
+    """The same of a config that is composed already."""
     config = config if dropout else _quiet(config)
     model = build(_shrunk(config) if shrink else config, schema=schema)
     assert isinstance(model, nn.Module)

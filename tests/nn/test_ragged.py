@@ -76,6 +76,54 @@ def test_attention_is_that_of_each_row(lengths: list[int], heads: int) -> None:
     assert torch.isfinite(x.grad).all()
 
 
+@pytest.mark.parametrize("longest", [1, 4, 5, 9, 33])
+def test_rows_of_all_lengths_meet_their_own_items_alone(longest: int) -> None:
+    """More rows than a bucket holds, lengths on both sides of its limits, in an order that is not theirs."""
+    lengths = [(7 * i) % (longest + 1) for i in range(600)]
+    ragged, each = Ragged.of(mask_of(lengths)), items(lengths)
+    x = torch.cat(each).requires_grad_()
+    out = ragged.self_attention(x * 2, x.flip(1), x + 1, 2)
+    wanted = torch.cat([reference(row * 2, row.flip(1), row + 1, 2) for row in x.split([len(row) for row in each])])
+    torch.testing.assert_close(out, wanted)
+    towards = torch.linspace(-1, 1, 4, dtype=torch.float64)
+    for mine, reference_s in zip(*(torch.autograd.grad((o.cos() @ towards).sum(), x) for o in (out, wanted)), strict=True):
+        torch.testing.assert_close(mine, reference_s)
+
+
+@settings(deadline=None, max_examples=40)
+@given(LENGTHS)
+def test_glimpses_are_weighted_means_of_the_items(lengths: list[int]) -> None:
+    ragged, each = Ragged.of(mask_of(lengths)), items(lengths)
+    x = torch.cat(each) if each else torch.zeros(0, 4, dtype=torch.float64)
+    q = torch.randn(len(each), 3, 4, dtype=torch.float64)
+    found = ragged.glimpse(q, x)
+    assert found.shape == q.shape
+    for i, row in enumerate(each):
+        torch.testing.assert_close(found[i], (q[i] @ row.T).softmax(-1) @ row)
+
+
+def test_without_any_item_all_have_a_gradient_of_0() -> None:
+    ragged = Ragged.of(mask_of([0, 0]))
+    q, k, v, asked = (torch.zeros(0, 4, requires_grad=True) for _ in range(4))
+    everyone, one = ragged.self_attention(q, k, v, 2), ragged.glimpse(asked.unsqueeze(1), v)
+    assert (everyone.shape, one.shape) == ((0, 4), (0, 1, 4))
+    (everyone.sum() + one.sum() + ragged.attention(asked, k, v, 2).sum()).backward()
+    assert all(x.grad is not None for x in (q, k, v, asked))
+
+
+def test_attention_has_second_derivatives() -> None:
+    ragged = Ragged.of(mask_of([2, 0, 5]))
+    x = torch.cat(items([2, 5])).requires_grad_()
+    assert torch.autograd.gradgradcheck(lambda x: ragged.self_attention(x, x.flip(1), x + 1, 2), x)
+    assert torch.autograd.gradgradcheck(lambda x: ragged.glimpse(x[:2].unsqueeze(1), x), x)
+    assert torch.autograd.gradgradcheck(ragged.softmax, x)
+
+
+def test_a_large_score_does_not_overflow() -> None:
+    ragged = Ragged.of(mask_of([2, 1]))
+    assert ragged.softmax(torch.tensor([1e4, 1e4, -1e4])).tolist() == [0.5, 0.5, 1.0]
+
+
 def test_parts_stand_one_after_the_other() -> None:
     one, two = Ragged.of(mask_of([2, 0, 1])), Ragged.of(mask_of([0, 3]))
     both = Ragged.cat([one, two])

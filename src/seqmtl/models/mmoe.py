@@ -49,11 +49,12 @@ class MMoE(nn.Module):
         self.experts = MLP(width, dims, n=experts, dropout=dropout, norm=norm)
         self.gates = ParallelLinear(tasks, width, experts, bias=gate_bias)
         self.towers = MLP(self.experts.width, tower_dims, n=tasks, dropout=tower_dropout, norm=norm)
-        self.width = self.towers.width
+        self.experts_width, self.width = self.experts.width, self.towers.width
 
     def forward(self, z: Tensor, features: Features) -> Tensor:
         f = self.experts(z.unsqueeze(2))  # (B,G,K,H)
         g = softmax(self.gates(z))  # (B,T,K) eq. 7
         mixed = torch.einsum("btk,btkh->bth", g.to(f.dtype), f.expand(-1, g.shape[1], -1, -1))  # (B,T,H) eq. 6
+        features.extras["experts"] = mixed
         h: Tensor = self.towers(mixed)
         return h

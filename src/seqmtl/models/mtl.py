@@ -23,7 +23,8 @@ class MTLModel(nn.Module):
         dim: embedding width D.
         bottom: finished as bottom(schema, dim); Features → z (B,G,W), G = 1 or T; says `width`.
         trunk: finished as trunk(schema, dim, width=bottom.width); (z, Features) → h (B,T,H); says `width`.
-        head: finished as head(schema, dim, width=trunk.width, z_width=bottom.width); (h, z, Features) → Output.
+        head: finished as head(schema, dim, width=trunk.width, z_width=bottom.width); (h, z, Features) → Output. One that reads what
+            stands inside the trunk has `join(trunk)`, called once.
         embedding_bound: embeddings start uniform within ±this; None: N(0, 0.01²).
 
     What a part writes into `features.extras` ends in `Output.extras`. A part's `provides` names the extras that a loss may need.
@@ -48,6 +49,8 @@ class MTLModel(nn.Module):
         self.own_embedding = FieldEmbedding(own, dim, embedding_bound) if own else None
         self.trunk = trunk(schema, dim, width=self.bottom.width)
         self.head = head(schema, dim, width=self.trunk.width, z_width=self.bottom.width)
+        if hasattr(self.head, "join"):
+            self.head.join(self.trunk)
         self.provides: frozenset[str] = frozenset().union(
             *(getattr(part, "provides", ()) for part in (self.bottom, self.trunk, self.head))
         )

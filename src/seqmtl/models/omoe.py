@@ -43,11 +43,12 @@ class OMoE(nn.Module):
         self.experts = MLP(width, dims, n=experts, dropout=dropout, norm=norm)
         self.gate = ParallelLinear(1, width, experts, bias=gate_bias)
         self.towers = MLP(self.experts.width, tower_dims, n=len(schema.tasks), dropout=tower_dropout, norm=norm)
-        self.width = self.towers.width
+        self.experts_width, self.width = self.experts.width, self.towers.width
 
     def forward(self, z: Tensor, features: Features) -> Tensor:
         f = self.experts(z.unsqueeze(2))  # (B,G,K,H)
         g = softmax(self.gate(z.unsqueeze(2)).squeeze(2))  # (B,G,K)
         mixed = torch.einsum("bgk,bgkh->bgh", g.to(f.dtype), f)  # (B,G,H)
+        features.extras["experts"] = mixed
         h: Tensor = self.towers(mixed)  # (B,T,H)
         return h

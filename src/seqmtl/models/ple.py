@@ -64,13 +64,14 @@ class PLE(nn.Module):
             self.levels.append(CGC(tasks, width, dims, shared, each, shared_gate, gate_bias, some, norm))
             width = dims[-1]
         self.towers = MLP(width, tower_dims, n=tasks, dropout=tower_dropout, norm=norm)
-        self.width = self.towers.width
+        self.experts_width, self.width = width, self.towers.width
 
     def forward(self, z: Tensor, features: Features) -> Tensor:
         x = s = z.unsqueeze(2)  # (B,G,1,W): each representation enters all streams
         for level in self.levels[:-1]:
             x, s = level(x, s)  # (B,G,T,H), (B,G,1,H)
         x, _ = self.levels[-1](own(x), own(s))  # (B,T,H)
+        features.extras["experts"] = x
         h: Tensor = self.towers(x)
         return h
 

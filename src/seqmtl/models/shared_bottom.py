@@ -39,9 +39,10 @@ class SharedBottom(nn.Module):
         super().__init__()
         self.shared = MLP(width, dims, dropout=dropout, norm=norm)
         self.towers = MLP(self.shared.width, tower_dims, n=len(schema.tasks), dropout=tower_dropout, norm=norm)
-        self.width = self.towers.width
+        self.experts_width, self.width = self.shared.width, self.towers.width
 
     def forward(self, z: Tensor, features: Features) -> Tensor:
         f = self.shared(z.unsqueeze(2)).squeeze(2)  # (B,G,H) eq. 1's f
+        features.extras["experts"] = f  # of the one expert
         h: Tensor = self.towers(f)  # (B,T,H)
         return h

@@ -53,6 +53,7 @@ class ActivationUnit(nn.Module):
         dim: width of queries and items.
         dims: hidden layers.
         activation: of the hidden layers: sigmoid (the official code), dice, prelu or relu.
+        bias: whether the score has one. Under a softmax it would change nothing and never be trained.
 
     Shapes: q (R,D), x (N,D), row (N,) the query of each item → (N,).
 
@@ -60,22 +61,24 @@ class ActivationUnit(nn.Module):
         SeqmtlError: an unknown activation.
     """
 
-    def __init__(self, dim: int, dims: Sequence[int] = (80, 40), activation: str = "sigmoid") -> None:
+    def __init__(self, dim: int, dims: Sequence[int] = (80, 40), activation: str = "sigmoid", bias: bool = True) -> None:
         super().__init__()
         if activation not in ACTIVATIONS:
             raise SeqmtlError(f"activation '{activation}' is unknown; choose from {', '.join(ACTIVATIONS)}")
         widths = [4 * dim, *dims, 1]
-        layers = [nn.Linear(a, b) for a, b in pairwise(widths)]
+        layers = [nn.Linear(a, b, bias=bias or i < len(dims)) for i, (a, b) in enumerate(pairwise(widths))]
         self.activations = nn.ModuleList(ACTIVATIONS[activation](width) for width in dims)
         for layer in layers:
             nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
         self.first, self.layers = layers[0], nn.ModuleList(layers[1:])
 
     def forward(self, q: Tensor, x: Tensor, row: Tensor) -> Tensor:
         w_1, w_2, w_3, w_4 = self.first.weight.chunk(4, 1)  # (H,D) each
         of_query = F.linear(q, w_1 + w_3, self.first.bias)  # (R,H)
-        s = of_query[row] + F.linear(torch.cat([x, q[row] * x], 1), torch.cat([w_2 - w_3, w_4], 1))  # (N,H)
+        of_query, q = of_query.index_select(0, row), q.index_select(0, row)  # its gradient is faster than that of [row]
+        s = of_query + F.linear(torch.cat([x, q * x], 1), torch.cat([w_2 - w_3, w_4], 1))  # (N,H)
         for activation, layer in zip(self.activations, self.layers, strict=True):
             s = layer(activation(s))
         scores: Tensor = s.squeeze(-1)

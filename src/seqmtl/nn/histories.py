@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from seqmtl.errors import SeqmtlError
+from seqmtl.nn.ragged import Ragged
 from seqmtl.types import Features, Schema
 
 
@@ -40,3 +42,13 @@ def target(features: Features) -> Tensor:
     """The row's own item (B,D), which a model of histories holds against past ones."""
     assert features.target is not None  # MTLModel gives it wherever a bottom reads histories
     return features.target
+
+
+def with_target(e: Tensor, past: Ragged, x: Tensor) -> tuple[Ragged, Tensor]:
+    """The target before each row's past items: e (B,D), x (N,D) → tokens (B+N,D), at least one in every row."""
+    rows = torch.arange(past.size, device=e.device)
+    lengths = past.lengths.new_ones(past.size).index_add(0, past.rows, past.lengths)
+    place = torch.arange(len(past), device=e.device) + past.rows[past.row] + 1  # so many targets stand before an item
+    both = torch.cat([e, x])
+    tokens = torch.zeros_like(both).index_copy(0, torch.cat([lengths.cumsum(0) - lengths, place]), both)
+    return Ragged(past.size, rows, lengths), tokens

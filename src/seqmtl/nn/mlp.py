@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from seqmtl.errors import SeqmtlError
 
 
-def xavier(parameter: nn.Parameter, fan_in: int, fan_out: int) -> None:
+def xavier(parameter: Tensor, fan_in: int, fan_out: int) -> None:
     """Uniform within sqrt(6 / (fan_in + fan_out)): the fans are those of one stack, which the shape of n stacks does not tell."""
     bound = math.sqrt(6.0 / (fan_in + fan_out))
     nn.init.uniform_(parameter, -bound, bound)

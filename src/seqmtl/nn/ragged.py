@@ -8,11 +8,13 @@ meet each other, and only to the longest of rows of similar length.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from seqmtl.nn.probability import softmax
+from seqmtl.nn.probability import at_least_float32, softmax
 
 
 class Ragged:
@@ -53,13 +55,13 @@ class Ragged:
 
     def take(self, padded: Tensor) -> Tensor:
         """The items of right padded sequences (size,L,…) → (N,…)."""
-        return padded.flatten(0, 1)[self.rows[self.row] * padded.shape[1] + self.position]
+        return padded.flatten(0, 1).index_select(0, self.rows[self.row] * padded.shape[1] + self.position)
 
     def pad(self, items: Tensor) -> Tensor:
         """(N,…) → (R,longest,…), 0 where there is no item."""
         width = max(1, self.longest)
         out = items.new_zeros(len(self.rows) * width, *items.shape[1:])
-        return out.index_copy(0, self.row * width + self.position, items).unflatten(0, (len(self.rows), width))
+        return out.index_copy_(0, self.row * width + self.position, items).unflatten(0, (len(self.rows), width))
 
     def mask(self) -> Tensor:
         """(R,longest), where `pad` has items."""
@@ -67,11 +69,11 @@ class Ragged:
 
     def spread(self, values: Tensor) -> Tensor:
         """Values of the rows that have items (R,…) → of all rows (size,…), 0 for the others."""
-        return values.new_zeros(self.size, *values.shape[1:]).index_copy(0, self.rows, values)
+        return values.new_zeros(self.size, *values.shape[1:]).index_copy_(0, self.rows, values)
 
     def sum(self, items: Tensor) -> Tensor:
         """Over the items of each row: (N,…) → (R,…)."""
-        return items.new_zeros(len(self.rows), *items.shape[1:]).index_add(0, self.row, items)
+        return items.new_zeros(len(self.rows), *items.shape[1:]).index_add_(0, self.row, items)
 
     def mean(self, items: Tensor) -> Tensor:
         """Over the items of each row: (N,D) → (R,D)."""
@@ -79,31 +81,100 @@ class Ragged:
 
     def softmax(self, scores: Tensor) -> Tensor:
         """Over the items of each row: (N,…) → (N,…), in float32 at least."""
-        padded = self.pad(scores)  # (R,L,…)
-        mask = self.mask().view(*padded.shape[:2], *[1] * (scores.ndim - 1))
-        return self._unpad(softmax(_filled(padded, mask).movedim(1, -1)).movedim(-1, 1))
+        scores = at_least_float32(scores)
+        if not len(self.rows):
+            return scores
+        largest = torch.segment_reduce(scores.detach(), "max", lengths=self.lengths)  # whatever is subtracted cancels out
+        e = (scores - self.of_row(largest)).exp()
+        return e / self.of_row(self.sum(e))
 
     def self_attention(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
         """Every item looks at all items of its row: (N,D) each → (N,D).
 
         The heads share the width; scores are divided by sqrt(D / heads).
         """
-        q, k, v = (self.pad(x).unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))  # (R,h,L,d)
-        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # (R,h,L,L)
-        weights = softmax(_filled(scores, self.mask()[:, None, None]))
-        return self._unpad((weights.to(v.dtype) @ v).transpose(1, 2).flatten(2))
+        order, out = self._order, []
+        for bucket, *padded in zip(order.buckets, *(order.split(x) for x in (q, k, v)), strict=True):
+            q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in padded)  # (r,h,l,d) each
+            weights = softmax((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + bucket.bias(q)[:, None, None])  # (r,h,l,l)
+            out.append(bucket.unpad((weights.to(v.dtype) @ v).transpose(1, 2).flatten(2)))
+        if not out:
+            return q + k + v  # of no items; a gradient of 0 for each, where None would look like a part that is not trained
+        return torch.cat(out).index_select(0, order.back)
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
         """One query of each row looks at its items: q (R,D), k and v (N,D) → (R,D)."""
         k, v = (x.unflatten(-1, (heads, -1)) for x in (k, v))  # (N,h,d)
         q = q.unflatten(-1, (heads, -1)) * k.shape[-1] ** -0.5  # (R,h,d)
-        weights = self.softmax((q[self.row] * k).sum(-1))  # (N,h)
+        weights = self.softmax((self.of_row(q) * k).sum(-1))  # (N,h)
         return self.sum(weights.to(v.dtype).unsqueeze(-1) * v).flatten(1)
 
-    def _unpad(self, padded: Tensor) -> Tensor:
-        return padded.flatten(0, 1)[self.row * padded.shape[1] + self.position]
+    def glimpse(self, q: Tensor, x: Tensor) -> Tensor:
+        """Each query of a row takes the mean of the row's items, weighted by softmax(q·x): q (R,Q,D), x (N,D) → (R,Q,D)."""
+        x = self.pad(x)  # (R,L,D)
+        scores = (q @ x.transpose(1, 2)).masked_fill(~self.mask().unsqueeze(1), -torch.inf)  # (R,Q,L)
+        return softmax(scores).to(x.dtype) @ x
+
+    def of_row(self, values: Tensor) -> Tensor:
+        """To each item its row's value: (R,…) → (N,…)."""
+        return values.index_select(0, self.row)
+
+    @cached_property
+    def _order(self) -> _Order:
+        return _Order(self)
 
 
-def _filled(scores: Tensor, mask: Tensor) -> Tensor:
-    """Not -inf, which makes NaN of a row without items."""
-    return scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+class _Order:
+    """The rows by length, cut into buckets: of up to 4 items, up to 8, up to 16, and so on.
+
+    Attention costs the square of the padded length. On a CPU a bucket has at most 256 rows: scores in memory that was just in use
+    are faster than in memory that the system has to find.
+
+    `items` (N,): which stand where; `back` (N,): where each went.
+    """
+
+    def __init__(self, ragged: Ragged) -> None:
+        device = ragged.rows.device
+        lengths, order = ragged.lengths.sort(stable=True)
+        by_length = Ragged(len(lengths), order, lengths)
+        starts = ragged.lengths.cumsum(0) - ragged.lengths
+        self.items = starts[order][by_length.row] + by_length.position
+        self.back = torch.empty_like(self.items).index_copy(0, self.items, torch.arange(len(ragged), device=device))
+        ends = torch.tensor([2**i for i in range(2, max(2, (ragged.longest - 1).bit_length()))], device=device)
+        sizes: list[int] = torch.bucketize(lengths, ends).bincount().tolist()
+        most = 256 if device.type == "cpu" else max(1, len(lengths))
+        rows = [min(most, n - start) for n in sizes for start in range(0, n, most)]
+        last = torch.tensor(rows, dtype=torch.int64, device=device).cumsum(0) - 1
+        found = torch.stack([lengths[last], lengths.cumsum(0)[last]], 1).tolist()
+        self.buckets, row, item = [], 0, 0
+        for n, (width, end) in zip(rows, found, strict=True):
+            place = (by_length.row[item:end] - row) * width + by_length.position[item:end]
+            self.buckets.append(_Bucket(lengths[row : row + n], width, place))
+            row, item = row + n, end
+
+    def split(self, items: Tensor) -> list[Tensor]:
+        """The items of each bucket, padded: (N,…) → (r,l,…)."""
+        parts = items.index_select(0, self.items).split([len(b.place) for b in self.buckets])
+        return [bucket.pad(part) for bucket, part in zip(self.buckets, parts, strict=True)]
+
+
+class _Bucket(NamedTuple):
+    """Rows of similar length: how long each is, the longest, and where their items stand when padded."""
+
+    lengths: Tensor
+    width: int
+    place: Tensor
+
+    def pad(self, items: Tensor) -> Tensor:
+        """(n,…) → (r,l,…)."""
+        out = items.new_zeros(len(self.lengths) * self.width, *items.shape[1:])
+        return out.index_copy_(0, self.place, items).unflatten(0, (len(self.lengths), self.width))
+
+    def unpad(self, padded: Tensor) -> Tensor:
+        """(r,l,…) → (n,…)."""
+        return padded.flatten(0, 1).index_select(0, self.place)
+
+    def bias(self, like: Tensor) -> Tensor:
+        """What is added to scores: (r,l), 0 for an item, -inf for padding; every row has an item."""
+        there = torch.arange(self.width, device=like.device) < self.lengths.unsqueeze(1)
+        return like.new_zeros(there.shape).masked_fill(~there, -torch.inf)

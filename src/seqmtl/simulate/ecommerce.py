@@ -2,7 +2,7 @@
 
     logit P(step t | its parent) = a_t + <theta_t(time), [user, item, context, user * item]> + what the past says (policy.py)
 
-The rates are those of the E-commerce data of DTRN (WWW 2023, Table 2); nobody has published them, so the layout is ours
+The rates are those of the E-commerce data of DTRN (CIKM 2023, Table 2); nobody has published them, so the layout is ours
 (raw_files.py). The past are five behaviours, all of which can be read from the log: watch, non_watch, click, non_click, entering.
 
 Unusual: users have 6.3 impressions on average, as DTRN's have in its month, with a tail so heavy that an impression has about 17
