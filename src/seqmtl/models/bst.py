@@ -94,4 +94,4 @@ class BST(nn.Module):
         if self.pool == "mean":
             return tokens.mean(s)
         slots = s.new_zeros(tokens.size * self.slots, s.shape[1])
-        return slots.index_copy(0, tokens.row * self.slots + back, s).view(tokens.size, -1)
+        return slots.index_copy(0, tokens.row * self.slots + back, s).view(tokens.size, self.slots * s.shape[1])
