@@ -28,7 +28,7 @@ from seqmtl.data.meta import data_version, read_meta
 from seqmtl.data.prepared import chosen_schema, open_dataset
 from seqmtl.disk import write_file
 from seqmtl.errors import SeqmtlError
-from seqmtl.process import die_with_parent
+from seqmtl.process import die_with_parent, keep_memory
 from seqmtl.runner import Trained
 from seqmtl.runs import Run, config_hash
 
@@ -128,6 +128,8 @@ def _stages(
     from seqmtl.checkpoint import load_weights
     from seqmtl.stage import Stage, try_parts
 
+    if config["trainer"]["accelerator"] == "cpu":
+        keep_memory()
     plan = stages(config)
     for overrides in plan.values():
         # What does not fit in the last stage shall not be told after the first was trained.
