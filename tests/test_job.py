@@ -435,7 +435,8 @@ def test_every_option_is_read(plan: Any, monkeypatch: pytest.MonkeyPatch) -> Non
         "raw_dir",  # prepare
         "debug",  # cli.py, on Hydra's own config
         "dataset.about",  # only where the data are not prepared (test_table)
-        *("dataset.batch_size", "dataset.rates"),  # batch_size and prepare.simulate.rates take them by interpolation
+        # batch_size, prepare.simulate.rates and M2M's trunk take them by interpolation
+        *("dataset.batch_size", "dataset.rates", "dataset.profile"),
     }
     groups = ("trainer", "optimizer", "step", "launcher")  # their names are shown by --cfg job and logged
     unread = set(leaves(config)) - config.seen - elsewhere - {f"{g}.name" for g in groups}

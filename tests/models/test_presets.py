@@ -172,7 +172,7 @@ def test_aitms_decay_is_on_embeddings_and_the_three_matrices(model: str, wanted:
 
 
 def test_the_papers_loss_comes_with_the_model(compose: Compose) -> None:
-    own = {"aitm": "calibrated", "escm2": "escm2_ipw"}
+    own = {"aitm": "calibrated", "escm2": "escm2_ipw", "smallheads": "auxiliary"}
     own |= dict.fromkeys(("apem", "apem_wo_asrg", "apem_wo_ps"), "dependence")
     own |= dict.fromkeys(("man", "man_wo_meta", "man_wo_att", "man_wo_meta_att"), "uncertainty")
     assert {m: compose(f"model={m}")["loss"]["name"] for m in NEURAL} == dict.fromkeys(NEURAL, "bce") | own
