@@ -15,7 +15,6 @@ import argparse
 import copy
 import math
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -34,6 +33,7 @@ from seqmtl.data.meta import Meta
 from seqmtl.data.prepared import chosen_schema, open_dataset
 from seqmtl.datamodule import DataModule
 from seqmtl.models.dmt import DMT
+from seqmtl.process import keep_memory
 from seqmtl.types import Batch, Features, Schema
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -188,10 +188,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    missing = [name for name in options.models if not (CONF / "model" / f"{name}.yaml").exists()]
-    if missing:
-        print(f"left out, as they are not there: {', '.join(missing)}", file=sys.stderr)
-    configs = {name: config_of(name, options.data_dir) for name in options.models if name not in missing}
+    keep_memory()  # as a job does
+    configs = {name: config_of(name, options.data_dir) for name in options.models}
     some = next(iter(configs.values()))
     directory, meta = open_dataset(some)
     schema = chosen_schema(some, meta)

@@ -22,7 +22,7 @@ Compose = Callable[..., dict[str, Any]]
 CONF = Path(__file__).parents[1] / "conf"
 MODELS = sorted(p.stem for p in (CONF / "model").glob("*.yaml") if "\nrunner:" not in p.read_text())
 DATASETS = sorted(p.stem for p in (CONF / "dataset").glob("*.yaml"))
-SAYS = r"model=(\w+) reads histories .*\(model/bottom=(\w+)\), and dataset=(\w+) has none\. Datasets with histories: ([\w, ]+);"
+SAYS = r"model=(\w+) model/bottom=(\w+) reads histories .*, and dataset=(\w+) has none\. Datasets with histories: ([\w, ]+);"
 
 
 def refusal(config: dict[str, Any]) -> re.Match[str] | None:
@@ -33,7 +33,7 @@ def refusal(config: dict[str, Any]) -> re.Match[str] | None:
         said = str(e)
     else:
         return None
-    found = re.match(SAYS + r".*Models that read none: ([\w, ]+)$", said)
+    found = re.match(SAYS + r".* model/bottom=flat, and as they are the models ([\w, ]+)$", said)
     assert found, said
     return found
 
@@ -138,3 +138,10 @@ def test_a_history_of_a_field_that_is_left_out(compose: Compose) -> None:
         SeqmtlError, match=r"history 'click' is made of field 'item_id', which is no field of the data; .*add it to"
     ):
         make_model(compose, schema, "model=din")
+
+
+def test_a_model_of_ones_own_without_a_bottom_is_refused_too(compose: Compose) -> None:
+    config = compose("model=din")
+    config |= {"model": {"name": "mine", "_target_": "seqmtl.models.din.DIN", "stages": {"main": {}}}}
+    with pytest.raises(SeqmtlError, match=r"^model=mine reads histories"):
+        check_pairs(config)

@@ -99,9 +99,8 @@ def predicted(
     A row at a time: in a batch the last bits may depend on the others.
     """
     raw, out = folder / "raw", folder / "out"
-    if not out.exists():
-        raw.mkdir(parents=True)
-        convert(rows, raw, out)
+    raw.mkdir(parents=True)
+    convert(rows, raw, out)
     meta = read_meta(out)
     made = tuple(History(name, meta.histories[name]["field"], max_len, -1 if name == "negative" else 1) for name in HISTORIES)
     schema = replace(meta.schema().keep(TASKS), histories=made, main_history="click")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from seqmtl.errors import SeqmtlError
-from seqmtl.runs import Run, config_hash, run_directory
+from seqmtl.runs import Run, config_hash, differences, run_directory
 
 
 def test_the_hash_counts_what_changes_the_result(compose: Any) -> None:
@@ -78,3 +78,13 @@ def test_a_kill_while_files_move_leaves_nothing_to_go_on_with(tmp_path: Path) ->
     (tmp_path / "status.json").unlink()
     run.ready("v1")
     assert not (tmp_path / "last.ckpt").exists()
+
+
+def test_runs_of_one_label_are_told_apart_by_what_differs(compose: Any) -> None:
+    def told(*overrides: str) -> list[str]:
+        return differences([compose("model=dmt", o) for o in overrides])
+
+    assert told("model/trunk=mmoe", "model/trunk=ple") == ["trunk=mmoe", "trunk=ple"]
+    assert told("model.dim=8", "model.dim=16") == ["dim=8", "dim=16"]
+    assert told("seed=1", "seed=2") == ["", ""]
+    assert told("dataset.tasks=[click]", "dataset.tasks=[click,buy]") == ["tasks=['click']", "tasks=['click', 'buy']"]

@@ -39,8 +39,14 @@ def build(node: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         cause = e.__cause__
         if isinstance(cause, SeqmtlError):
             raise cause from None
-        reason = str(e).splitlines()[0]
-        raise SeqmtlError(f"cannot build '{node.get('name', node.get('_target_'))}': {reason}") from e
+        reason, name = str(e).splitlines()[0], node.get("name", node.get("_target_"))
+        hint = ""
+        if "unexpected keyword argument" in reason and {"bottom", "trunk"} <= set(node):
+            hint = (
+                f"; model={name} sets sizes of its own parts, which another part may not take: put that part into a model that sets"
+                " none, as model=dmt model/bottom=flat model/trunk=m2m"
+            )
+        raise SeqmtlError(f"cannot build '{name}': {reason}{hint}") from e
 
 
 def _without_names(node: Any) -> Any:
@@ -145,11 +151,12 @@ def _check_histories(config: Mapping[str, Any]) -> None:
         return
     model, dataset = config["model"]["name"], config["dataset"]["name"]
     others = [name for name, bottom in bottoms().items() if not _reads_histories({"_target_": bottom})]
-    bottom = config["model"]["bottom"]["name"]
+    bottom = config["model"].get("bottom", {}).get("name")
+    chosen = f"model={model} model/bottom={bottom}" if bottom else f"model={model}"
     raise SeqmtlError(
-        f"model={model} reads histories of what users did (model/bottom={bottom}), and dataset={dataset} has none."
+        f"{chosen} reads histories of what users did, and dataset={dataset} has none."
         f" Datasets with histories: {', '.join(datasets_with_histories())}; one of your own names them in dataset.histories."
-        f" Models that read none: {', '.join(others)}"
+        f" What reads none: model/bottom=flat, and as they are the models {', '.join(others)}, lightgbm"
     )
 
 

@@ -25,7 +25,7 @@ USAGE = {
         Made already with the same options: says so, at once. With other options: refuses unless overwrite=true.
     """,
 }
-CHOSEN_BY_OTHERS = ("preset", "preset/trunk", "loss/paper", "dtrn_trunk")  # by experiment and model
+CHOSEN_BY_OTHERS = ("preset", "preset/trunk", "loss/paper", "loss/trunk", "dtrn_trunk")  # by experiment and model
 ADDED = {"loss/term": "added to a loss: +loss/term@loss.terms.NAME=NAME"}
 
 

@@ -15,7 +15,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,7 +28,8 @@ from seqmtl.errors import SeqmtlError
 # their own). A dotted path stands for all below it.
 NOT_HASHED = (
     *("seed", "data_dir", "raw_dir", "output_dir", "debug", "dataset.prepare", "dataset.about", "launcher"),
-    *("dataset.rates", "dataset.batch_size"),  # read through prepare.simulate.rates and batch_size
+    # Read through prepare.simulate.rates, batch_size and model.trunk.profile.
+    *("dataset.rates", "dataset.batch_size", "dataset.profile"),
     *("trainer.name", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.threads"),
     *("trainer.workers", "trainer.log_every", "trainer.checkpoint_every", "trainer.progress"),
 )
@@ -36,13 +37,17 @@ NOT_HASHED = (
 
 def config_hash(config: dict[str, Any]) -> str:
     """8 hex digits over the resolved config, less what does not change the result."""
-    counted = copy.deepcopy(config)
+    return hashlib.sha256(json.dumps(_counted(config), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _counted(config: Mapping[str, Any]) -> dict[str, Any]:
+    counted: dict[str, Any] = copy.deepcopy(dict(config))
     for key in NOT_HASHED:
         node, *path = counted, *key.split(".")
         for part in path[:-1]:
             node = node.get(part, {})
         node.pop(path[-1], None)
-    return hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()[:8]
+    return counted
 
 
 def run_directory(config: dict[str, Any]) -> Path:
@@ -55,6 +60,23 @@ def run_label(config: Mapping[str, Any]) -> str:
     """What people call the run, less its seed: model/loss, and the step where that is not the plain one."""
     step = config.get("step", {}).get("name", "plain")  # a runner's config has none
     return "/".join([config["model"]["name"], config["loss"]["name"], *([] if step == "plain" else [step])])
+
+
+def differences(configs: Sequence[Mapping[str, Any]], most: int = 3) -> list[str]:
+    """What tells configs of one label apart, for each: `trunk=aitm` where they differ in their parts, else up to `most` options."""
+    flat = [dict(_leaves(_counted(config))) for config in configs]
+    keys = [key for key in dict.fromkeys(k for one in flat for k in one) if len({repr(one.get(key)) for one in flat}) > 1]
+    parts = [key for key in keys if key.endswith(".name") and key.count(".") > 1]
+    chosen = parts or keys[:most]
+    return [" ".join(f"{key.removesuffix('.name').rpartition('.')[2]}={one[key]}" for key in chosen if key in one) for one in flat]
+
+
+def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
 
 
 @dataclass(frozen=True)

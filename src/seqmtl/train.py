@@ -23,7 +23,7 @@ from seqmtl.data.prepared import open_dataset
 from seqmtl.disk import write_file
 from seqmtl.errors import SeqmtlError
 from seqmtl.plan import Plan, Planned
-from seqmtl.runs import Run, config_hash, run_label
+from seqmtl.runs import Run, config_hash, differences, run_label
 
 if TYPE_CHECKING:
     from seqmtl.launch.local import Job
@@ -230,12 +230,14 @@ def _summary(plan: Plan) -> int:
 
 
 def _by_seed(jobs: list[Planned]) -> dict[str, list[Mapping[str, float | None]]]:
-    """Runs that differ by their seed alone stand together; the hash is shown where the label does not tell two groups apart."""
+    """Runs that differ by their seed alone stand together; where labels do not tell two groups apart, what differs is shown."""
     groups: dict[tuple[str, str], dict[int, Planned]] = defaultdict(dict)
     for planned in jobs:
         groups[run_label(planned.config), config_hash(planned.config)][planned.config["seed"]] = planned
-    labels = [label for label, _ in groups]
-    return {
-        label if labels.count(label) == 1 else f"{label} {digest}": [p.run.metrics() for p in seeds.values() if p.run]
-        for (label, digest), seeds in groups.items()
-    }
+    named: dict[tuple[str, str], str] = {}
+    for label in dict.fromkeys(label for label, _ in groups):
+        alike = [key for key in groups if key[0] == label]
+        told = differences([next(iter(groups[key].values())).config for key in alike]) if len(alike) > 1 else [""]
+        for key, words in zip(alike, told, strict=True):
+            named[key] = " ".join([label, *([words] if words else []), *([key[1]] if told.count(words) > 1 else [])])
+    return {named[key]: [p.run.metrics() for p in seeds.values() if p.run] for key, seeds in groups.items()}

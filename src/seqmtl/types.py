@@ -182,7 +182,8 @@ class Output:
     """What every model returns.
 
     `logits` (B,T): the log-odds that task t happens, over all impressions, for every model.
-    `extras`: conditional (B,T), imputation (B,T), auxiliary (B,T); every `loss_<name>` () is added to the loss in training.
+    `extras`: conditional (B,T), imputation (B,T), auxiliary (B,T); experts (B,T or 1,H), their mixture before the towers; every
+    `loss_<name>` () is added to the loss in training.
     """
 
     logits: Tensor

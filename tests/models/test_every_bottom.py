@@ -209,7 +209,10 @@ def test_nobody_has_a_history(case: str, training: bool) -> None:
     assert inputs["fields"].grad.any()
     assert all(x.grad is None or not x.grad.any() for history, x in inputs.items() if history != "fields")
     bottom.eval()
-    same(bottom(features(lengths=empty, columns=4, noise=2)), bottom(features(lengths=empty)))
+    none = bottom(features(lengths=empty))
+    same(bottom(features(lengths=empty, columns=4, noise=2)), none)
+    without = {name: (x[:, :0], mask[:, :0]) for name, (x, mask) in seen.past.items()}  # not even a column of padding
+    same(bottom(replace(seen, past=without, past_ids={k: v[:, :0] for k, v in seen.past_ids.items()}, extras={})), none)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -250,7 +253,6 @@ def test_the_order_of_items(case: str) -> None:
             same(found, z)
 
 
-@pytest.mark.skipif("atrank" not in CASES, reason="no ATRank")
 def test_atrank_orders_items_only_by_how_long_ago_they_were() -> None:
     """Distances 1, 2-3, 4-7 and so on from the end are one time each."""
     bottom, seen = make("atrank"), features()

@@ -12,7 +12,6 @@ from torch import Tensor
 from seqmtl.errors import SeqmtlError
 from seqmtl.losses.bce import BCE
 from seqmtl.models.mtl import MTLModel
-from seqmtl.nn.activation_unit import ActivationUnit
 from seqmtl.types import Batch, Field, History, Schema, Task
 
 
@@ -95,8 +94,6 @@ def test_any_histories_and_tasks(name: str, kind: str) -> None:
 @pytest.mark.parametrize("name", READERS)
 def test_no_parameter_is_dead(name: str) -> None:
     model = model_of(name, LONG).double()  # in which noise is not taken for a gradient
-    # It moves the scores of all items alike, and so no weight where these are a softmax.
-    exempt = {id(m.layers[-1].bias) for m in model.modules() if isinstance(m, ActivationUnit)}
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     loss_of(model, batch_of(LONG, 64, seed=9)).backward()
     optimizer.step()
@@ -106,7 +103,7 @@ def test_no_parameter_is_dead(name: str) -> None:
     for parameter_name, parameter in model.named_parameters():
         assert parameter.grad is not None, parameter_name
         gradient = parameter.grad if parameter.ndim == 3 else parameter.grad.unsqueeze(0)
-        assert id(parameter) in exempt or gradient.abs().flatten(1).sum(1).gt(1e-13).all(), parameter_name
+        assert gradient.abs().flatten(1).sum(1).gt(1e-13).all(), parameter_name
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -130,6 +127,9 @@ def test_histories_alone_are_learnt_by_heart(name: str) -> None:
 @pytest.mark.parametrize("name", READERS)
 def test_bfloat16_is_finite_and_near(name: str) -> None:
     model = model_of(name, LONG)
+    for table in (model.embedding, model.own_embedding):
+        if table is not None:
+            table.weight.data.normal_(std=0.5)  # at their first size histories would hardly show
     batch = batch_of(LONG)
     exact = model.eval()(batch).logits
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -137,5 +137,5 @@ def test_bfloat16_is_finite_and_near(name: str) -> None:
         loss = loss_of(model.train(), batch)
     loss.backward()
     assert output.logits.dtype == torch.float32
-    torch.testing.assert_close(output.logits, exact, rtol=0.1, atol=0.1)
+    torch.testing.assert_close(output.logits, exact, rtol=0.02, atol=0.02)
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)

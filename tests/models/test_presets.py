@@ -125,10 +125,8 @@ def test_dtrns_protocol_is_one_epoch_and_its_trunks_have_dmts_sizes(experiment: 
         if trunk["name"] != "m2m":
             assert trunk.get("dims", trunk.get("levels", [None])[0]) == [512, 256, 128], model
             assert trunk.get("tower_dims", [32]) == [32], model
-    if "dtrn" in READS_HISTORIES:
-        assert compose("model=dtrn", f"experiment={experiment}")["model"]["trunk"]["name"] == (
-            "aitm" if experiment == "dtrn_ecommerce" else "mmoe"
-        )
+    trunk = compose("model=dtrn", f"experiment={experiment}")["model"]["trunk"]["name"]
+    assert trunk == {"dtrn_ecommerce": "aitm", "dtrn_tenrec": "mmoe"}[experiment]
 
 
 @pytest.mark.parametrize("preset", TRUNK_PRESETS)
@@ -177,6 +175,19 @@ def test_the_papers_loss_comes_with_the_model(compose: Compose) -> None:
     own |= dict.fromkeys(("man", "man_wo_meta", "man_wo_att", "man_wo_meta_att"), "uncertainty")
     assert {m: compose(f"model={m}")["loss"]["name"] for m in NEURAL} == dict.fromkeys(NEURAL, "bce") | own
     assert compose("model=apem", "loss=bce")["loss"]["name"] == "bce"
+
+
+@pytest.mark.parametrize("model", ["dmt", "dtrn", "dtrn_wo_tim", "dtrn_wo_trm"])
+def test_with_aitms_trunk_comes_aitms_calibrator_along_the_same_graph(model: str, compose: Compose) -> None:
+    config = compose(f"model={model}", "model/trunk=aitm", "experiment=dtrn_tenrec")
+    assert config["loss"]["name"] == "calibrated"
+    assert config["loss"]["terms"]["calibrator"]["alpha"] == 0.6
+    assert config["loss"]["terms"]["calibrator"]["parents"] == config["model"]["trunk"]["parents"] == [None, 0, 0, 0]
+    assert compose(f"model={model}", "model/trunk=aitm", "loss=bce")["loss"]["name"] == "bce"
+    assert compose(f"model={model}", "model/trunk=ple")["loss"]["name"] == "bce"
+
+
+def test_other_things_of_the_papers_come_with_the_model(compose: Compose) -> None:
     assert compose("model=single_task")["model"]["selection"] == "each"
     assert compose("model=mmoe")["model"]["selection"] == "sum"
     for path in (CONF / "loss").glob("*.yaml"):

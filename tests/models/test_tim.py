@@ -12,7 +12,7 @@ from model_cases import TREE
 from torch import Tensor, nn
 
 from seqmtl.errors import SeqmtlError
-from seqmtl.models.conditional import Behaviours, conditional_norm
+from seqmtl.models.conditional import conditional_norm
 from seqmtl.models.conditional_transformer import ConditionalLayer
 from seqmtl.models.tim import TIM
 from seqmtl.types import Features, Field, History, Schema, Task
@@ -230,7 +230,7 @@ def test_the_order_of_items(positions: str, same: bool) -> None:
 
 
 def test_layer_norm_by_hand() -> None:
-    rows = Behaviours([1], torch.zeros(1))
+    rows = [1]
     gamma_beta = (torch.ones(1, 1, 4), torch.zeros(1, 1, 4))
     x = torch.tensor([[[1.0, 2, 3, 4]]])
     wanted = torch.tensor([[[-1.3416354, -0.4472118, 0.4472118, 1.3416354]]])
@@ -240,9 +240,10 @@ def test_layer_norm_by_hand() -> None:
     torch.testing.assert_close(conditional_norm(nn.LayerNorm(4), x, gamma_beta, rows), 2 * wanted + 0.5, rtol=0, atol=1e-6)
 
 
-def test_parts_of_behaviours_are_dealt_in_order() -> None:
-    table = torch.randn(3, 2, 5)
-    torch.testing.assert_close(Behaviours([2, 0, 3], table).of(table), table[[0, 0, 2, 2, 2]])
+def test_norms_of_behaviours_are_dealt_in_order() -> None:
+    x, gamma, beta = torch.randn(5, 1, 4), torch.randn(3, 2, 4), torch.randn(3, 2, 4)
+    wanted = gamma[[0, 0, 2, 2, 2]] * F.layer_norm(x, (4,)) + beta[[0, 0, 2, 2, 2]]
+    torch.testing.assert_close(conditional_norm(nn.LayerNorm(4), x, (gamma, beta), [2, 0, 3]), wanted)
 
 
 @pytest.mark.parametrize(("injection", "size"), [("ln", 25_088), ("qkv", 215_232), ("ffn1", 282_944), ("ffn2", 276_608)])
@@ -267,7 +268,7 @@ def test_half_precision_keeps_gains_near_one_apart() -> None:
     gain.data[0] += 1e-3  # bfloat16 has no number between 1 and 1.0078
     with torch.autocast("cpu", dtype=torch.bfloat16):
         (conditions, _) = made.hypernetworks()
-        rows = Behaviours([3] * M, torch.zeros(1))
+        rows = [3] * M
         x = torch.randn(3 * M, 1, D)
         moved = conditional_norm(made.encoder.norm_1, x, conditions["norm_1"].unbind(2), rows)
     torch.testing.assert_close(moved, 1.001 * F.layer_norm(x, (D,)).expand_as(moved), rtol=1e-5, atol=1e-6)

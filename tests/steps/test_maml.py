@@ -98,7 +98,7 @@ def test_adapting_the_rows_read_is_adapting_the_whole_tables(name: str, first_or
     """Ids stand many times in a batch, and also in histories and bags of the same table."""
     model, loss = make_model(compose, BAGS, f"model={name}").double(), bce(BAGS)
     for parameter in model.parameters():
-        # At their first values second derivatives are next to nothing. M2M multiplies by matrices that it makes: they would explode.
+        # At their first values second derivatives are next to nothing; M2M's, which multiplies what it makes, would explode.
         parameter.data += (0.05 if name == "m2m" else 0.3) * torch.randn_like(parameter)
     batch = with_bags(make_batch(CHAIN, 32))
     options = {"alpha": 0.3, "first_order": first_order}

@@ -80,7 +80,7 @@ class ATRank(nn.Module):
         buckets: int = 12,
     ) -> None:
         super().__init__()
-        if heads < 1 or hidden % heads or hidden % 4:
+        if heads < 1 or hidden < 4 or hidden % heads or hidden % 4:
             raise SeqmtlError(f"model.bottom.hidden={hidden} must be a multiple of 4 and of model.bottom.heads={heads}")
         if blocks < 1 or buckets < 0:
             raise SeqmtlError(f"model.bottom.blocks={blocks} must be 1 or more, model.bottom.buckets={buckets} not negative")

@@ -88,7 +88,7 @@ class BST(nn.Module):
         for block in before:
             s = block.encode(s, tokens)
         if self.pool == "target":
-            e = s[tokens.lengths.cumsum(0) - tokens.lengths]  # (B,D')
+            e = s.index_select(0, tokens.lengths.cumsum(0) - tokens.lengths)  # (B,D')
             return last.decode(e, s, tokens)
         s = last.encode(s, tokens)
         if self.pool == "mean":

@@ -5,12 +5,12 @@ o = CLN(q + MHA(q, memory) W^O),   out = CLN(o + FFN(o)),   FFN(o) = ReLU(o W_1 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
 from torch import Tensor, nn
 
-from seqmtl.models.conditional import Behaviours, conditional_linear, conditional_norm
+from seqmtl.models.conditional import conditional_linear, conditional_norm
 
 INJECTIONS = {  # what of a layer depends on task and behaviour; Table 6
     "ln": ("norm_1", "norm_2"),
@@ -54,12 +54,13 @@ class ConditionalLayer(nn.Module):
         memory: Tensor,
         attend: Callable[[Tensor, Tensor, Tensor], Tensor],
         given: Mapping[str, Tensor],
-        rows: Behaviours,
-        memory_rows: Behaviours,
+        rows: Sequence[int],
+        memory_rows: Sequence[int],
     ) -> Tensor:
-        """`given` {part: (M,T,1,numbers)}, for norms (M,T,2,D): γ and β; `attend` (q, k, v) → (N,1 or T,D)."""
+        """`given` {part: (M,T,1,numbers)}, for norms (M,T,2,D): γ and β; `attend` (q, k, v) → (N,1 or T,D); `rows`, `memory_rows`
+        (M,): how many are of each behaviour."""
 
-        def linear(name: str, x: Tensor, of: Behaviours) -> Tensor:
+        def linear(name: str, x: Tensor, of: Sequence[int]) -> Tensor:
             return conditional_linear(getattr(self, name), x, given[name].squeeze(2) if name in given else None, of)
 
         def norm(name: str, x: Tensor) -> Tensor:

@@ -106,7 +106,8 @@ class DIEN(nn.Module):
         other = torch.randint(self.size - 1, now.shape, device=ids.device)
         other += other >= ids[now + 1]  # any item but the next one, evenly
         drawn = features.lookup_past(self.histories[0], other)  # (S,D)
-        pairs = torch.stack([torch.cat([h[now], candidate], 1) for candidate in (x[now + 1], drawn)])  # (2,S,2D)
+        h, x = h.index_select(0, now), x.index_select(0, now + 1)  # (S,D)
+        pairs = torch.stack([torch.cat([h, candidate], 1) for candidate in (x, drawn)])  # (2,S,2D)
         yes, no = at_least_float32(self.next_item(pairs).squeeze(-1))  # (S,) each
         return (F.softplus(-yes) + F.softplus(no)).sum() / max(1, len(now))  # eq. 6
 

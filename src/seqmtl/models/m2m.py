@@ -39,7 +39,7 @@ class M2M(nn.Module):
     B·(2k)² numbers, 8.4 million for 2048 rows and k = 32.
 
     Raises:
-        SeqmtlError: a field of scenario or profile is not read.
+        SeqmtlError: a field of scenario or profile is not read, or a number too small.
 
     *Differs*: the paper regresses on counts of a Poisson distribution; here the head makes log-odds. Sizes are not the paper's.
     Public ports leave out the softmax over experts and the residual in the towers; neither is left out here.
@@ -52,8 +52,8 @@ class M2M(nn.Module):
         schema: Schema,
         dim: int,
         width: int,
-        scenario: Sequence[str] = (),
-        profile: Sequence[str] = (),
+        scenario: Sequence[str] | None = (),
+        profile: Sequence[str] | None = (),
         experts: int = 4,
         hidden: int = 32,
         view: int = 32,
@@ -61,7 +61,13 @@ class M2M(nn.Module):
         tower_depth: int = 2,
     ) -> None:
         super().__init__()
+        for option, number in (("experts", experts), ("hidden", hidden), ("view", view), ("depth", depth)):
+            if number < 1:
+                raise SeqmtlError(f"model.trunk.{option}={number} must be 1 or more")
+        if tower_depth < 0:
+            raise SeqmtlError(f"model.trunk.tower_depth={tower_depth} must be 0 or more")
         read = _places(schema, scenario, "model.trunk.scenario") + _places(schema, profile, "dataset.profile")
+        read = list(dict.fromkeys(read))  # a field may be both
         self.register_buffer("read", torch.tensor(read, dtype=torch.int64), persistent=False)
         self.constant = None if scenario else nn.Parameter(torch.randn(dim))
         self.view = nn.Linear((len(read) + (not scenario)) * dim, view)
@@ -101,7 +107,10 @@ class M2M(nn.Module):
         return h
 
 
-def _places(schema: Schema, names: Sequence[str], option: str) -> list[int]:
+def _places(schema: Schema, names: Sequence[str] | None, option: str) -> list[int]:
+    if isinstance(names, str):
+        raise SeqmtlError(f"{option} must be a list: {option}=[{names}]")
+    names = names or ()
     lacking = [name for name in names if name not in schema.field_names]
     if lacking:
         raise SeqmtlError(

@@ -51,6 +51,8 @@ class SmallHeads(nn.Module):
         super().__init__()
         if attach not in ATTACH:
             raise SeqmtlError(f"model.head.attach={attach} is unknown; choose from {', '.join(ATTACH)}")
+        if hidden is not None and hidden < 1:
+            raise SeqmtlError(f"model.head.hidden={hidden} must be 1 or more, or null")
         self.inner = inner(schema, dim, width=width, z_width=z_width)
         self.provides = SmallHeads.provides | getattr(self.inner, "provides", frozenset())
         self.attach, self.tasks, self.dims = attach, len(schema.tasks), [] if hidden is None else [hidden]

@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqmtl.errors import SeqmtlError
-from seqmtl.models.conditional import Behaviours
 from seqmtl.models.conditional_transformer import INJECTIONS, ConditionalLayer
 from seqmtl.models.hypernetworks import Hypernetworks
 from seqmtl.nn.histories import all_histories, target
@@ -65,16 +64,26 @@ class TIM(nn.Module):
         ):
             if value not in known:
                 raise SeqmtlError(f"TIM: {option}={value} is unknown; choose from {', '.join(known)}")
+        for option, number in (("ffn", ffn), ("hyper_hidden", hyper_hidden)):
+            if number is not None and number < 1:
+                raise SeqmtlError(f"TIM: {option}={number} must be 1 or more, or null")
         if heads < 1 or dim % heads:
             raise SeqmtlError(f"TIM: heads={heads} does not divide the width {dim}; choose a divisor, or another model.dim")
         self.histories = all_histories(schema, "TIM")
         self.width = (len(schema.fields) + len(self.histories)) * dim
         self.heads, self.empty = heads, empty
-        self.encoder, self.decoder = (ConditionalLayer(dim, ffn or 4 * dim, dropout) for _ in range(2))
+        self.encoder, self.decoder = (ConditionalLayer(dim, 4 * dim if ffn is None else ffn, dropout) for _ in range(2))
         behaviours, parts = len(self.histories), INJECTIONS[injection]
         size = self.encoder.size_of(parts[0])
         self.hypernetworks = Hypernetworks(
-            len(schema.tasks), behaviours, dim, hyper_hidden or dim, parts, size, injection == "ln", gamma_param == "residual"
+            len(schema.tasks),
+            behaviours,
+            dim,
+            dim if hyper_hidden is None else hyper_hidden,
+            parts,
+            size,
+            injection == "ln",
+            gamma_param == "residual",
         )
         longest = max(h.max_len for h in schema.histories) + (empty == "null_token")
         self.null = nn.Parameter(0.01 * torch.randn(behaviours, dim)) if empty == "null_token" else None
@@ -82,7 +91,7 @@ class TIM(nn.Module):
 
     def forward(self, features: Features) -> Tensor:
         e, (x, ragged, items) = target(features), self._items(features)  # (B,D), (N,1,D)
-        rows = Behaviours([len(e)] * len(self.histories), e)
+        rows = [len(e)] * len(self.histories)
         e = e.repeat(len(self.histories), 1).unsqueeze(1)  # (M·B,1,D)
         of_encoder, of_decoder = self.hypernetworks()  # below, tasks that differ are further heads
 
@@ -90,7 +99,7 @@ class TIM(nn.Module):
             return ragged.self_attention(q.flatten(1), k.flatten(1), v.flatten(1), self.heads * k.shape[1]).reshape(k.shape)
 
         def attend_target(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            q = q[ragged.rows].expand(-1, k.shape[1], -1)
+            q = q.index_select(0, ragged.rows).expand(-1, k.shape[1], -1)
             out = ragged.attention(q.flatten(1), k.flatten(1), v.flatten(1), self.heads * k.shape[1])
             return ragged.spread(out).unflatten(1, k.shape[1:])
 
@@ -102,12 +111,12 @@ class TIM(nn.Module):
         fields = features.fields.flatten(1).unsqueeze(1).expand(-1, interest.shape[1], -1)
         return torch.cat([fields, interest], 2)
 
-    def _items(self, features: Features) -> tuple[Tensor, Ragged, Behaviours]:
-        """The items of all histories, one behaviour after the other: (N,1,D)."""
+    def _items(self, features: Features) -> tuple[Tensor, Ragged, list[int]]:
+        """The items of all histories, one behaviour after the other: (N,1,D), and how many each has."""
         found, lists = [], []
         for b, name in enumerate(self.histories):
             items, mask = features.past[name]
-            features.extras[f"empty_{name}"] = 1 - mask[:, 0].float().mean()
+            features.extras[f"empty_{name}"] = (~mask.any(1)).sum() / max(1, len(mask))
             if self.null is not None:
                 items = torch.cat([self.null[b].expand(len(items), 1, -1), items], 1)
                 mask = torch.cat([mask.new_ones(len(mask), 1), mask], 1)
@@ -116,4 +125,4 @@ class TIM(nn.Module):
         x, ragged = torch.cat(lists), Ragged.cat(found)
         if self.positions is not None:
             x = x + F.embedding(ragged.position, self.positions)
-        return x.unsqueeze(1), ragged, Behaviours([len(part) for part in found], x)
+        return x.unsqueeze(1), ragged, [len(part) for part in found]

@@ -28,7 +28,7 @@ class TRM(nn.Module):
     Shapes: inner's z (B,1 or T,W) → z (B,T,W).
 
     Raises:
-        SeqmtlError: an unknown gate.
+        SeqmtlError: an unknown gate, or a width below 1.
     """
 
     def __init__(
@@ -37,11 +37,13 @@ class TRM(nn.Module):
         super().__init__()
         if gate not in GATES:
             raise SeqmtlError(f"TRM: gate={gate} is unknown; choose from {', '.join(GATES)}")
+        if hidden is not None and hidden < 1:
+            raise SeqmtlError(f"TRM: hidden={hidden} must be 1 or more, or null")
         self.inner = inner(schema, dim)
         self.histories: tuple[str, ...] = getattr(self.inner, "histories", schema.history_names)
         self.provides: frozenset[str] = frozenset(getattr(self.inner, "provides", ()))
         self.width, self.scale = self.inner.width, GATES[gate]
-        self.hidden = MLP(self.width, [hidden or max(1, self.width // 4)], n=len(schema.tasks))
+        self.hidden = MLP(self.width, [max(1, self.width // 4) if hidden is None else hidden], n=len(schema.tasks))
         self.out = ParallelLinear(len(schema.tasks), self.hidden.width, self.width)
 
     def forward(self, features: Features) -> Tensor:

@@ -51,4 +51,4 @@ def with_target(e: Tensor, past: Ragged, x: Tensor) -> tuple[Ragged, Tensor]:
     place = torch.arange(len(past), device=e.device) + past.rows[past.row] + 1  # so many targets stand before an item
     both = torch.cat([e, x])
     tokens = torch.zeros_like(both).index_copy(0, torch.cat([lengths.cumsum(0) - lengths, place]), both)
-    return Ragged(past.size, rows, lengths), tokens
+    return Ragged(past.size, rows, lengths, len(tokens), past.longest + 1 if past.size else 0), tokens

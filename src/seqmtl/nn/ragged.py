@@ -2,7 +2,7 @@
 
 Most histories are short and many are empty, so work on padded ones is mostly work on nothing: a row that has no item takes no part,
 and what is done to each item is done to one long list of the items that there are. Padding comes back only where the items of a row
-meet each other, and only to the longest of rows of similar length.
+meet each other; where all look at all, only to the longest of rows of similar length.
 """
 
 from __future__ import annotations
@@ -24,17 +24,20 @@ class Ragged:
         size: number of rows, of which some may have none.
         rows: (R,) those that have any, rising.
         lengths: (R,) how many each, 1 or more.
+        items, longest: N and the largest of the lengths, where they are known: to ask a GPU for them is to wait for it.
 
     Below, N is the number of all items; they stand row after row, in each row in their order.
     `row` (N,): whose each is, counted in the R; `position` (N,): its place in its row, from 0.
     """
 
-    def __init__(self, size: int, rows: Tensor, lengths: Tensor) -> None:
+    def __init__(self, size: int, rows: Tensor, lengths: Tensor, items: int | None = None, longest: int | None = None) -> None:
         self.size, self.rows, self.lengths = size, rows, lengths
+        if items is None or longest is None:
+            items, longest = torch.stack([lengths.sum(), lengths.max()]).tolist() if len(rows) else (0, 0)
+        self.longest: int = longest
         starts = lengths.cumsum(0) - lengths
-        self.row = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), lengths)
-        self.position = torch.arange(len(self.row), device=rows.device) - starts[self.row]
-        self.longest = int(lengths.max()) if len(rows) else 0
+        self.row = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), lengths, output_size=items)
+        self.position = torch.arange(items, device=rows.device) - starts[self.row]
 
     @classmethod
     def of(cls, mask: Tensor) -> Ragged:
@@ -48,7 +51,8 @@ class Ragged:
         """The rows of all parts, one part after the other: their items stand in the order of `torch.cat`."""
         starts = [sum(part.size for part in parts[:i]) for i in range(len(parts))]
         rows = torch.cat([part.rows + start for part, start in zip(parts, starts, strict=True)])
-        return cls(sum(part.size for part in parts), rows, torch.cat([part.lengths for part in parts]))
+        lengths, longest = torch.cat([part.lengths for part in parts]), max(part.longest for part in parts)
+        return cls(sum(part.size for part in parts), rows, lengths, sum(map(len, parts)), longest)
 
     def __len__(self) -> int:
         return len(self.row)
@@ -73,7 +77,8 @@ class Ragged:
 
     def sum(self, items: Tensor) -> Tensor:
         """Over the items of each row: (N,…) → (R,…)."""
-        return items.new_zeros(len(self.rows), *items.shape[1:]).index_add_(0, self.row, items)
+        x = at_least_float32(items)  # added one by one, half precision would round at each
+        return x.new_zeros(len(self.rows), *x.shape[1:]).index_add_(0, self.row, x).to(items.dtype)
 
     def mean(self, items: Tensor) -> Tensor:
         """Over the items of each row: (N,D) → (R,D)."""
@@ -136,7 +141,7 @@ class _Order:
     def __init__(self, ragged: Ragged) -> None:
         device = ragged.rows.device
         lengths, order = ragged.lengths.sort(stable=True)
-        by_length = Ragged(len(lengths), order, lengths)
+        by_length = Ragged(len(lengths), order, lengths, len(ragged), ragged.longest)
         starts = ragged.lengths.cumsum(0) - ragged.lengths
         self.items = starts[order][by_length.row] + by_length.position
         self.back = torch.empty_like(self.items).index_copy(0, self.items, torch.arange(len(ragged), device=device))
