@@ -136,7 +136,8 @@ def test_a_preset_of_a_trunk_is_reached_from_any_model_and_says_what_the_trunk_h
     ((experiment, trunk),) = found
     content = body("preset/trunk", preset)
     for base in content.pop("defaults", []):
-        content = merged(body("preset/trunk", base), content)
+        if base != "_self_":
+            content = merged(body("preset/trunk", base), content)
     assert contains(compose("model=dmt", f"model/trunk={trunk}", f"experiment={experiment}")["model"]["trunk"], content)
     assert contains(keys(compose("model=dmt", f"model/trunk={trunk}")["model"]["trunk"]), keys(content))
 
