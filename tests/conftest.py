@@ -51,6 +51,28 @@ def dataset(tmp_path: Path) -> Path:
     return write_dataset(tmp_path / "data" / "aliccp_sim")
 
 
+@pytest.fixture
+def with_histories(dataset: Path) -> list[str]:
+    """The tiny dataset gets two histories, of which many are empty; what reads them by overrides of a config that has none."""
+    rng = np.random.default_rng(0)
+    (dataset / "histories").mkdir()
+    flat = rng.integers(0, FIELDS["item"], 200).astype(np.int32)
+    for name in ("seen", "passed"):
+        np.save(dataset / "histories" / f"{name}.npy", flat)
+    for shard in sorted(dataset.glob("*/*.parquet")):
+        frame = pl.read_parquet(shard)
+        for name in ("seen", "passed"):
+            length = rng.integers(0, 6, len(frame)) * rng.integers(0, 2, len(frame))
+            end = rng.integers(6, 200, len(frame))
+            frame = frame.with_columns(pl.Series(f"{name}_end", end), pl.Series(f"{name}_len", length.astype(np.int32)))
+        frame.write_parquet(shard)
+    meta = json.loads((dataset / "meta.json").read_text())
+    meta["histories"] = {name: {"field": "item", "items": 200} for name in ("seen", "passed")}
+    (dataset / "meta.json").write_text(json.dumps(meta))
+    histories = ("+dataset.histories.seen={max_len: 4}", "+dataset.histories.passed={max_len: 3, sign: -1, own_table: true}")
+    return [*histories, "dataset.main_history=seen"]
+
+
 Compose = Callable[..., dict[str, Any]]
 
 

@@ -90,11 +90,13 @@ MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml") if "\nrunn
 
 
 @pytest.mark.parametrize("model", [pytest.param(m, marks=[pytest.mark.slow] * (m not in ("apem", "single_task"))) for m in MODELS])
-def test_a_job_cut_off_three_times_ends_as_an_undisturbed_one(plan: Any, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_cut_off_three_times_ends_as_an_undisturbed_one(
+    plan: Any, with_histories: list[str], model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from seqmtl.lit import Lit
 
     storage = "memory" if model == "apem" else "disk"
-    options = (f"model={model}", "trainer.checkpoint_every=5", f"dataset.storage={storage}", "trainer.workers=2")
+    options = (f"model={model}", *with_histories, "trainer.checkpoint_every=5", f"dataset.storage={storage}", "trainer.workers=2")
     whole = plan(*options, name="whole")
     expected = job.run(whole)
     cut = plan(*options, name="cut")
