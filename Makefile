@@ -27,7 +27,7 @@ demo: setup  ## the main job at a small size: four models, two seeds, one table 
 	@echo "Compare the runs in the browser: make ui, then open http://127.0.0.1:5000"
 
 test: setup  ## the default test suite (under three minutes)
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: setup  ## format, lint, types and the direction of imports, nothing changed
 	$(BIN)/ruff format --check $(PATHS)
