@@ -17,7 +17,8 @@ def keep_memory() -> None:
     """Ask the allocator (glibc) to keep what is freed.
 
     By default it gives tensors of some megabytes back to the kernel at once, and a training step asks for the same again: each of
-    their pages is found and zeroed anew, which costs up to a third of a step on a CPU. The price: what was used once is held to the end.
+    their pages is found and zeroed anew, which costs up to a third of a step on a CPU. The price: what was used once is held to
+    the end.
     """
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
