@@ -177,7 +177,7 @@ def test_dropout_acts_in_training_only() -> None:
     [
         ({"hidden": 6, "heads": 2}, "hidden=6 must be a multiple of 4 and of model.bottom.heads=2"),
         ({"heads": 3}, "heads=3"),
-        ({"buckets": -1}, "buckets=-1 not negative"),
+        ({"buckets": -1}, "buckets=-1 must be 0 or more"),
         ({"blocks": 0}, "blocks=0 must be 1 or more"),
     ],
 )

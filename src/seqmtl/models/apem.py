@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from seqmtl.errors import SeqmtlError
 from seqmtl.models.asrg import ASRG
 from seqmtl.nn.attention import Attention
 from seqmtl.nn.mlp import ParallelLayerNorm, xavier
+from seqmtl.nn.options import one_of
 from seqmtl.nn.smooth_step import Gamma
 from seqmtl.types import Features, Schema
 
@@ -88,8 +88,7 @@ class APEM(nn.Module):
         super().__init__()
         given = {"asrg": asrg, "residual": residual, "mask_mode": mask_mode, "projections": projections, "pooling": pooling}
         for option, value in given.items():
-            if value not in CHOICES[option]:
-                raise SeqmtlError(f"model.bottom.{option}={value} is unknown; choose from {', '.join(CHOICES[option])}")
+            one_of(f"model.bottom.{option}", value, CHOICES[option])
         heads = 1 + (dim % 2 == 0) if heads is None else heads
         self.gamma, self.width = gamma or Gamma(), dim
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))

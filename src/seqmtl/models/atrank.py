@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from seqmtl.errors import SeqmtlError
 from seqmtl.nn.histories import all_histories, target
+from seqmtl.nn.options import at_least
 from seqmtl.nn.ragged import Ragged
 from seqmtl.nn.transformer import linear
 from seqmtl.types import Features, Schema
@@ -82,8 +83,8 @@ class ATRank(nn.Module):
         super().__init__()
         if heads < 1 or hidden < 4 or hidden % heads or hidden % 4:
             raise SeqmtlError(f"model.bottom.hidden={hidden} must be a multiple of 4 and of model.bottom.heads={heads}")
-        if blocks < 1 or buckets < 0:
-            raise SeqmtlError(f"model.bottom.blocks={blocks} must be 1 or more, model.bottom.buckets={buckets} not negative")
+        at_least("model.bottom.blocks", blocks, 1)
+        at_least("model.bottom.buckets", buckets, 0)
         self.histories, self.buckets = all_histories(schema, "ATRank"), buckets
         self.behaviours = nn.Parameter(0.01 * torch.randn(len(self.histories), dim if behaviour_dim is None else behaviour_dim))
         self.project = linear(dim + self.behaviours.shape[1] + buckets, hidden)

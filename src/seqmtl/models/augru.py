@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from seqmtl.errors import SeqmtlError
+from seqmtl.nn.options import one_of
 from seqmtl.nn.ragged import Ragged
 
 FORMS = ("paper", "official")
@@ -63,8 +63,7 @@ class AUGRU(nn.Module):
 
     def __init__(self, dim: int, form: str = "paper") -> None:
         super().__init__()
-        if form not in FORMS:
-            raise SeqmtlError(f"model.bottom.augru={form} is unknown; choose from {', '.join(FORMS)}")
+        one_of("model.bottom.augru", form, FORMS)
         self.form = form
         self.input = nn.Linear(dim, 3 * dim)  # W_u, W_r, W_c
         self.state = nn.Linear(dim, 3 * dim, bias=False)  # U_u, U_r, U_c

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqmtl.errors import SeqmtlError
 from seqmtl.nn.histories import main_history, target, with_target
+from seqmtl.nn.options import at_least, one_of
 from seqmtl.nn.ragged import Ragged
 from seqmtl.nn.transformer import Block
 from seqmtl.types import Features, Schema
@@ -60,10 +60,8 @@ class BST(nn.Module):
     ) -> None:
         super().__init__()
         for option, value, choices in (("pool", pool, POOLS), ("positions", positions, POSITIONS)):
-            if value not in choices:
-                raise SeqmtlError(f"model.bottom.{option}={value} is unknown; choose from {', '.join(choices)}")
-        if blocks < 1:
-            raise SeqmtlError(f"model.bottom.blocks={blocks} must be 1 or more")
+            one_of(f"model.bottom.{option}", value, choices)
+        at_least("model.bottom.blocks", blocks, 1)
         self.histories = main_history(schema, "BST")
         self.slots = 1 + next(h.max_len for h in schema.histories if h.name in self.histories)
         self.pool, self.concat_positions = pool, positions == "concat"

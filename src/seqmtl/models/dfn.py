@@ -20,6 +20,7 @@ from seqmtl.errors import SeqmtlError
 from seqmtl.nn.activation_unit import ActivationUnit
 from seqmtl.nn.histories import all_histories, target, with_target
 from seqmtl.nn.mlp import xavier
+from seqmtl.nn.options import divides, one_of
 from seqmtl.nn.ragged import Ragged
 from seqmtl.nn.transformer import linear
 from seqmtl.types import Features, Schema
@@ -60,10 +61,8 @@ class DFN(nn.Module):
 
     def __init__(self, schema: Schema, dim: int, heads: int = 4, attention_dims: Sequence[int] = (32,), pool: str = "mean") -> None:
         super().__init__()
-        if pool not in POOLS:
-            raise SeqmtlError(f"model.bottom.pool={pool} is unknown; choose from {', '.join(POOLS)}")
-        if heads < 1 or dim % heads:
-            raise SeqmtlError(f"heads={heads} does not divide the width {dim}; choose a divisor, or another model.dim")
+        one_of("model.bottom.pool", pool, POOLS)
+        divides(heads, dim)
         self.histories = names = all_histories(schema, "DFN")
         signs = [h.sign for h in schema.histories]
         self.positive = [m for m, sign in enumerate(signs) if sign >= 0]

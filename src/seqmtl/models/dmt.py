@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqmtl.errors import SeqmtlError
 from seqmtl.nn.histories import all_histories, target
+from seqmtl.nn.options import at_least, one_of
 from seqmtl.nn.ragged import Ragged
 from seqmtl.nn.transformer import Block
 from seqmtl.types import Features, Schema
@@ -57,10 +57,8 @@ class DMT(nn.Module):
         out_projection: bool = True,
     ) -> None:
         super().__init__()
-        if positions not in POSITIONS:
-            raise SeqmtlError(f"positions '{positions}' is unknown; choose from {', '.join(POSITIONS)}")
-        if blocks < 1:
-            raise SeqmtlError(f"blocks={blocks} must be 1 or more")
+        one_of("model.bottom.positions", positions, POSITIONS)
+        at_least("model.bottom.blocks", blocks, 1)
         self.histories = all_histories(schema, "DMT")
         ffn = 4 * dim if ffn is None else ffn
         max_len = {h.name: h.max_len for h in schema.histories}

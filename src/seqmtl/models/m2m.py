@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from seqmtl.errors import SeqmtlError
 from seqmtl.models.meta_unit import MetaUnit
 from seqmtl.nn.mlp import ParallelLinear, xavier
+from seqmtl.nn.options import at_least
 from seqmtl.nn.probability import softmax
 from seqmtl.types import Features, Schema
 
@@ -62,10 +63,8 @@ class M2M(nn.Module):
     ) -> None:
         super().__init__()
         for option, number in (("experts", experts), ("hidden", hidden), ("view", view), ("depth", depth)):
-            if number < 1:
-                raise SeqmtlError(f"model.trunk.{option}={number} must be 1 or more")
-        if tower_depth < 0:
-            raise SeqmtlError(f"model.trunk.tower_depth={tower_depth} must be 0 or more")
+            at_least(f"model.trunk.{option}", number, 1)
+        at_least("model.trunk.tower_depth", tower_depth, 0)
         read = _places(schema, scenario, "model.trunk.scenario") + _places(schema, profile, "dataset.profile")
         read = list(dict.fromkeys(read))  # a field may be both
         self.register_buffer("read", torch.tensor(read, dtype=torch.int64), persistent=False)

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from seqmtl.errors import SeqmtlError
 from seqmtl.models.aitm import AIT
 from seqmtl.models.ple import PLE
 from seqmtl.nn.graph import edges, resolve_parents
 from seqmtl.nn.mlp import MLP
+from seqmtl.nn.options import one_of
 from seqmtl.types import Features, Schema
 
 
@@ -88,10 +88,8 @@ class MAN(nn.Module):
         norm: str = "none",
     ) -> None:
         super().__init__()
-        if direction not in ("forward", "both"):
-            raise SeqmtlError(f"model.trunk.direction={direction} is unknown; choose from forward, both")
-        if place not in ("after_tower", "before_tower"):
-            raise SeqmtlError(f"model.trunk.place={place} is unknown; choose from after_tower, before_tower")
+        one_of("model.trunk.direction", direction, ("forward", "both"))
+        one_of("model.trunk.place", place, ("after_tower", "before_tower"))
         tasks = len(schema.tasks)
         self.cgc = PLE(schema, dim, width, [dims], shared, private, specific_is_total, gate_bias, dropout, (), norm=norm)
         self.towers = MLP(self.cgc.width, tower_dims, n=tasks, dropout=dropout, norm=norm)

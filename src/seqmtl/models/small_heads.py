@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from seqmtl.errors import SeqmtlError
 from seqmtl.nn.mlp import MLP, ParallelLinear
+from seqmtl.nn.options import at_least, one_of
 from seqmtl.nn.probability import at_least_float32
 from seqmtl.types import Features, Output, Schema
 
@@ -49,10 +50,8 @@ class SmallHeads(nn.Module):
         hidden: int | None = None,
     ) -> None:
         super().__init__()
-        if attach not in ATTACH:
-            raise SeqmtlError(f"model.head.attach={attach} is unknown; choose from {', '.join(ATTACH)}")
-        if hidden is not None and hidden < 1:
-            raise SeqmtlError(f"model.head.hidden={hidden} must be 1 or more, or null")
+        one_of("model.head.attach", attach, ATTACH)
+        at_least("model.head.hidden", hidden, 1)
         self.inner = inner(schema, dim, width=width, z_width=z_width)
         self.provides = SmallHeads.provides | getattr(self.inner, "provides", frozenset())
         self.attach, self.tasks, self.dims = attach, len(schema.tasks), [] if hidden is None else [hidden]

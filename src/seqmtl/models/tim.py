@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqmtl.errors import SeqmtlError
 from seqmtl.models.conditional_transformer import INJECTIONS, ConditionalLayer
 from seqmtl.models.hypernetworks import Hypernetworks
 from seqmtl.nn.histories import all_histories, target
+from seqmtl.nn.options import at_least, divides, one_of
 from seqmtl.nn.ragged import Ragged
 from seqmtl.types import Features, Schema
 
@@ -56,34 +56,22 @@ class TIM(nn.Module):
         positions: str = "none",
     ) -> None:
         super().__init__()
-        for option, value, known in (
-            ("injection", injection, INJECTIONS),
-            ("gamma_param", gamma_param, ("direct", "residual")),
-            ("empty", empty, ("residual", "zero", "null_token")),
-            ("positions", positions, ("none", "learned")),
-        ):
-            if value not in known:
-                raise SeqmtlError(f"TIM: {option}={value} is unknown; choose from {', '.join(known)}")
-        for option, number in (("ffn", ffn), ("hyper_hidden", hyper_hidden)):
-            if number is not None and number < 1:
-                raise SeqmtlError(f"TIM: {option}={number} must be 1 or more, or null")
-        if heads < 1 or dim % heads:
-            raise SeqmtlError(f"TIM: heads={heads} does not divide the width {dim}; choose a divisor, or another model.dim")
+        one_of("TIM: injection", injection, INJECTIONS)
+        one_of("TIM: gamma_param", gamma_param, ("direct", "residual"))
+        one_of("TIM: empty", empty, ("residual", "zero", "null_token"))
+        one_of("TIM: positions", positions, ("none", "learned"))
+        at_least("TIM: ffn", ffn, 1)
+        at_least("TIM: hyper_hidden", hyper_hidden, 1)
+        divides(heads, dim)
         self.histories = all_histories(schema, "TIM")
         self.width = (len(schema.fields) + len(self.histories)) * dim
         self.heads, self.empty = heads, empty
         self.encoder, self.decoder = (ConditionalLayer(dim, 4 * dim if ffn is None else ffn, dropout) for _ in range(2))
         behaviours, parts = len(self.histories), INJECTIONS[injection]
         size = self.encoder.size_of(parts[0])
+        hidden, tasks = dim if hyper_hidden is None else hyper_hidden, len(schema.tasks)
         self.hypernetworks = Hypernetworks(
-            len(schema.tasks),
-            behaviours,
-            dim,
-            dim if hyper_hidden is None else hyper_hidden,
-            parts,
-            size,
-            injection == "ln",
-            gamma_param == "residual",
+            tasks, behaviours, dim, hidden, parts, size, injection == "ln", gamma_param == "residual"
         )
         longest = max(h.max_len for h in schema.histories) + (empty == "null_token")
         self.null = nn.Parameter(0.01 * torch.randn(behaviours, dim)) if empty == "null_token" else None

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from seqmtl.errors import SeqmtlError
 from seqmtl.nn.mlp import MLP, ParallelLinear
+from seqmtl.nn.options import at_least, one_of
 from seqmtl.types import Features, Schema
 
 GATES = {"sigmoid": 1.0, "2sigmoid": 2.0}
@@ -35,10 +35,8 @@ class TRM(nn.Module):
         self, schema: Schema, dim: int, inner: Callable[..., Any], hidden: int | None = None, gate: str = "sigmoid"
     ) -> None:
         super().__init__()
-        if gate not in GATES:
-            raise SeqmtlError(f"TRM: gate={gate} is unknown; choose from {', '.join(GATES)}")
-        if hidden is not None and hidden < 1:
-            raise SeqmtlError(f"TRM: hidden={hidden} must be 1 or more, or null")
+        one_of("TRM: gate", gate, GATES)
+        at_least("TRM: hidden", hidden, 1)
         self.inner = inner(schema, dim)
         self.histories: tuple[str, ...] = getattr(self.inner, "histories", schema.history_names)
         self.provides: frozenset[str] = frozenset(getattr(self.inner, "provides", ()))

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqmtl.errors import SeqmtlError
+from seqmtl.nn.options import one_of
 
 
 class Dice(nn.Module):
@@ -63,8 +63,7 @@ class ActivationUnit(nn.Module):
 
     def __init__(self, dim: int, dims: Sequence[int] = (80, 40), activation: str = "sigmoid", bias: bool = True) -> None:
         super().__init__()
-        if activation not in ACTIVATIONS:
-            raise SeqmtlError(f"activation '{activation}' is unknown; choose from {', '.join(ACTIVATIONS)}")
+        one_of("activation", activation, ACTIVATIONS)
         widths = [4 * dim, *dims, 1]
         layers = [nn.Linear(a, b, bias=bias or i < len(dims)) for i, (a, b) in enumerate(pairwise(widths))]
         self.activations = nn.ModuleList(ACTIVATIONS[activation](width) for width in dims)

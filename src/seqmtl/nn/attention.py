@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from seqmtl.errors import SeqmtlError
 from seqmtl.nn.mlp import ParallelLinear
+from seqmtl.nn.options import divides
 from seqmtl.nn.probability import softmax
 
 
@@ -33,8 +33,7 @@ class Attention(nn.Module):
 
     def __init__(self, dim: int, heads: int, n: int = 1, project: bool = True, project_query: bool = False) -> None:
         super().__init__()
-        if heads < 1 or dim % heads:
-            raise SeqmtlError(f"heads={heads} does not divide the width {dim}; choose a divisor, or another model.dim")
+        divides(heads, dim)
         self.heads = heads
         self.query, self.key, self.value, self.out = (
             ParallelLinear(n, dim, dim, bias=False) if wanted else None for wanted in (project_query, project, project, project)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqmtl.errors import SeqmtlError
+from seqmtl.nn.options import one_of
 
 
 def xavier(parameter: Tensor, fan_in: int, fan_out: int) -> None:
@@ -93,8 +94,7 @@ class MLP(nn.Module):
         self, width: int, dims: Sequence[int], n: int = 1, dropout: float | Sequence[float] = 0.0, norm: str = "none"
     ) -> None:
         super().__init__()
-        if norm not in NORMS:
-            raise SeqmtlError(f"norm '{norm}' is unknown; choose from {', '.join(NORMS)}")
+        one_of("norm", norm, NORMS)
         rates = [float(dropout)] * len(dims) if isinstance(dropout, int | float) else list(dropout)
         if len(rates) != len(dims):
             raise SeqmtlError(

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqmtl.errors import SeqmtlError
 from seqmtl.nn.mlp import xavier
+from seqmtl.nn.options import divides
 from seqmtl.nn.ragged import Ragged
 
 
@@ -53,8 +53,7 @@ class Block(nn.Module):
         activation: Callable[[], nn.Module] = nn.ReLU,
     ) -> None:
         super().__init__()
-        if heads < 1 or dim % heads:
-            raise SeqmtlError(f"heads={heads} does not divide the width {dim}; choose a divisor, or another model.dim")
+        divides(heads, dim)
         self.heads = heads
         self.qkv = linear(dim, dim, parts=3)  # the keys' bias has no effect and no gradient; it is there as in the papers' counts
         self.out = linear(dim, dim) if out_projection else nn.Identity()
