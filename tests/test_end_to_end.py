@@ -172,7 +172,7 @@ def kuairand(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_model_is_near_boosted_trees_on_real_logs(
     tmp_path: Path, kuairand: Path, compose: Any, mlflow_database: Path, model: str
 ) -> None:
-    """Click AUC within 0.02 of 0.7112, which LightGBM has on these rows with ids as categories (docs/results.md)."""
+    """Click AUC near 0.7112, which LightGBM has on these rows with ids as categories; with histories above it (docs/results.md)."""
     from seqmtl import job
 
     options = ("model.categorical=true",) if model == "lightgbm" else ("trainer.max_epochs=2", "trainer.progress=none")
@@ -182,4 +182,5 @@ def test_a_model_is_near_boosted_trees_on_real_logs(
     run_dir.mkdir()
     shutil.copy(mlflow_database, tmp_path)
     (run_dir / "config.yaml").write_text(yaml.safe_dump(config))
-    assert job.run(run_dir)["test/auc/click"] == pytest.approx(0.7112, abs=0.02)
+    auc = job.run(run_dir)["test/auc/click"]
+    assert auc == pytest.approx(0.7112, abs=0.02) if model in FLAT else 0.7212 < auc < 0.7612

@@ -43,7 +43,16 @@ def reads(compose: Compose, model: str) -> bool:
     return bool(getattr(make_model(compose, CHAIN, f"model={model}"), "histories", ()))
 
 
-@pytest.mark.parametrize("model", MODELS)
+SOME = (
+    "din",
+    "dtrn",
+    "dtrn_wo_tim",
+    "ple",
+    "single_task",
+)  # a reader, TRM around one, a variant, one without, one without a bottom
+
+
+@pytest.mark.parametrize("model", [pytest.param(m, marks=[pytest.mark.slow] * (m not in SOME)) for m in MODELS])
 def test_refused_are_those_models_that_read_histories_and_the_others_are_named(model: str, compose: Compose) -> None:
     found = refusal(compose(f"model={model}"))
     assert (found is not None) is reads(compose, model)
