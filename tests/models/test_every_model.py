@@ -17,7 +17,9 @@ from seqmtl.nn.mlp import ParallelLayerNorm, ParallelLinear
 from seqmtl.types import Batch, Features, Output, Schema
 
 CONF = Path(__file__).parents[2] / "conf"
-MODELS = sorted(p.stem for p in (CONF / "model").glob("*.yaml") if "\nrunner:" not in p.read_text())
+NAMES = sorted(p.stem for p in (CONF / "model").glob("*.yaml") if "\nrunner:" not in p.read_text())
+# Ablations are other models with a part left out: in the slow tests.
+MODELS = [pytest.param(name, marks=[pytest.mark.slow] * ("_wo_" in name)) for name in NAMES]
 TRUNKS = sorted(p.stem for p in (CONF / "model" / "trunk").glob("*.yaml"))
 LOSSES = sorted(p.stem for p in (CONF / "loss").glob("*.yaml"))
 
