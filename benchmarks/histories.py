@@ -186,10 +186,11 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=2048, help="of a batch")
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--options", nargs="*", default=[], help="of the command line, as model/trunk=aitm")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     keep_memory()  # as a job does
-    configs = {name: config_of(name, options.data_dir) for name in options.models}
+    configs = {name: config_of(name, options.data_dir, options.options) for name in options.models}
     some = next(iter(configs.values()))
     directory, meta = open_dataset(some)
     schema = chosen_schema(some, meta)

@@ -1,8 +1,11 @@
-"""One step of DIEN's recurrent cell, written out."""
+"""One step of DIEN's recurrent cell, written out, and modules whose weights are not those of the start."""
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import Any
+
+import torch
+from torch import Tensor, nn
 
 from seqmtl.models.augru import AUGRU
 
@@ -19,3 +22,9 @@ def augru(cell: AUGRU, x: Tensor, a: Tensor, h: Tensor) -> tuple[Tensor, Tensor,
     if cell.form == "paper":
         return u, (1 - a * u) * h + a * u * c, c
     return u, (1 - a) * u * h + (1 - (1 - a) * u) * c, c
+
+
+def perturbed(module: nn.Module) -> Any:
+    for parameter in module.parameters():
+        parameter.data += 0.5 * torch.randn_like(parameter)
+    return module.double()

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import pytest
 import torch
-from augru_by_hand import augru
+from augru_by_hand import augru, perturbed
 from torch import Tensor, nn
 
 from seqmtl.errors import SeqmtlError
@@ -20,12 +19,6 @@ D = 4
 @pytest.fixture(autouse=True)
 def seed() -> None:
     torch.manual_seed(0)
-
-
-def perturbed(module: nn.Module) -> Any:
-    for parameter in module.parameters():
-        parameter.data += 0.5 * torch.randn_like(parameter)
-    return module.double()
 
 
 def ragged(lengths: Sequence[int]) -> Ragged:

@@ -9,14 +9,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from augru_by_hand import augru
+from augru_by_hand import augru, perturbed
 from model_cases import part
 from torch import Tensor, nn
 
 from seqmtl.errors import SeqmtlError
-from seqmtl.models.augru import AUGRU, Steps
 from seqmtl.models.dien import DIEN
-from seqmtl.nn.ragged import Ragged
 from seqmtl.types import Features, Field, History, Schema, Task
 
 D = 4
@@ -29,12 +27,6 @@ def schema(items: int = 30) -> Schema:
 @pytest.fixture(autouse=True)
 def seed() -> None:
     torch.manual_seed(0)
-
-
-def perturbed(module: nn.Module) -> Any:
-    for parameter in module.parameters():
-        parameter.data += 0.5 * torch.randn_like(parameter)
-    return module.double()
 
 
 def dien(items: int = 30, **options: Any) -> DIEN:
@@ -64,17 +56,6 @@ def interest(bottom: DIEN, given: Features) -> Tensor:
     assert z.shape == (len(given.fields), 1, bottom.width)
     torch.testing.assert_close(z[:, 0, : 2 * D], given.fields.flatten(1))
     return z[:, 0, 2 * D :]
-
-
-def ragged(lengths: Sequence[int]) -> Ragged:
-    return Ragged.of(torch.arange(max(lengths)) < torch.tensor(lengths).unsqueeze(1))
-
-
-def run(cell: AUGRU, of: Ragged, x: Tensor, a: Tensor) -> Tensor:
-    """The cell's last states: x (N,D), a (N,) in the order of the rows → (R,D)."""
-    steps = Steps(of)
-    state: Tensor = cell(steps.pack(x), steps.pack(a), steps)
-    return state
 
 
 # The bottom

@@ -12,6 +12,8 @@ An empty history adds nothing to the decoder's query; in the authors' code atten
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +35,7 @@ class DMT(nn.Module):
         heads: of attention; they share the width.
         blocks: layers of each encoder and of each decoder.
         ffn: hidden width of the feed-forward parts; None: 4 times the embedding width.
-        dropout: of the inputs, and of what each part adds. DMT has 0.1; 0 is that of trainings of one epoch.
+        dropout: of the encoder's inputs, and of what each part adds. DMT has 0.1; 0 is that of trainings of one epoch.
         positions: learned, counted from the oldest item, or none.
         out_projection: False: the heads side by side, without W^O, as the authors' code.
 
@@ -59,6 +61,7 @@ class DMT(nn.Module):
         super().__init__()
         one_of("model.bottom.positions", positions, POSITIONS)
         at_least("model.bottom.blocks", blocks, 1)
+        at_least("model.bottom.ffn", ffn, 1)
         self.histories = all_histories(schema, "DMT")
         ffn = 4 * dim if ffn is None else ffn
         max_len = {h.name: h.max_len for h in schema.histories}
@@ -97,8 +100,8 @@ class EncoderDecoder(nn.Module):
         if self.positions is not None:
             x = x + F.embedding(ragged.position, self.positions)
         x, query = self.dropout(x), e * math.sqrt(e.shape[1])
-        for block in self.encoder:
-            x = block.encode(x, ragged)  # type: ignore[operator]  # (N,D)
-        for block in self.decoder:
-            query = block.decode(query, x, ragged)  # type: ignore[operator]  # (B,D)
+        for block in cast("Sequence[Block]", self.encoder):
+            x = block.encode(x, ragged)  # (N,D)
+        for block in cast("Sequence[Block]", self.decoder):
+            query = block.decode(query, x, ragged)  # (B,D)
         return query
