@@ -142,6 +142,7 @@ def test_escm2_with_the_true_propensities_is_unbiased_on_the_simulator(simulated
         assert abs(naive - ideal) > 4 * error, "clicked rows alone tell another risk"
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.skipif(not KUAIRAND.is_dir(), reason="needs a slice of KuaiRand-Pure (SEQMTL_KUAIRAND_RAW)")
 def test_a_short_training_on_real_logs_learns(tmp_path: Path, compose: Any) -> None:

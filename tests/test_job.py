@@ -89,7 +89,7 @@ class Killed(BaseException):
 MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml") if "\nrunner:" not in path.read_text())
 
 
-@pytest.mark.parametrize("model", [pytest.param(m, marks=[pytest.mark.slow] * (m not in ("apem", "single_task"))) for m in MODELS])
+@pytest.mark.parametrize("model", [pytest.param(m, marks=[pytest.mark.slow] * (m != "single_task")) for m in MODELS])
 def test_a_job_cut_off_three_times_ends_as_an_undisturbed_one(
     plan: Any, with_histories: list[str], model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,7 +129,7 @@ def test_a_job_cut_off_three_times_ends_as_an_undisturbed_one(
         "seqmtl.runs.Run.write_status",
     ],
 )
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("after", [pytest.param(False, marks=pytest.mark.slow), True], ids=["before", "after"])
 def test_a_job_cut_off_anywhere_ends_the_same_with_one_mlflow_run(
     plan: Any, where: str, after: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -87,6 +87,7 @@ def test_man_is_trained_in_two_stages(plan: Any) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_second_stage_starts_from_the_best_weights_of_the_first(plan: Any) -> None:
     """With a learning rate of 0 it ends there too; so it does where a part follows the steps, as APEM's gamma."""
     options = ("model=apem", META, "+model.stages.main.optimizer.lr=0.0", "model.bottom.gamma.steps_to_floor=30")
@@ -110,6 +111,7 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing of the job may tidy up."""
 
 
+@pytest.mark.slow
 def test_a_job_cut_off_in_any_stage_ends_as_an_undisturbed_one(plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dropout and drawn tasks, too; what a stage has trained is not trained again."""
     from seqmtl.lit import Lit

@@ -56,7 +56,7 @@ def split(preset: str) -> tuple[str, str]:
     return found[0]
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", [pytest.param(p, marks=[pytest.mark.slow] * (not p.endswith("_mmoe"))) for p in PRESETS])
 def test_a_preset_is_reached(preset: str, compose: Compose) -> None:
     experiment, model = split(preset)
     content = body("preset", preset)
@@ -111,6 +111,7 @@ def test_a_protocol_is_that_of_its_paper(experiment: str, compose: Compose) -> N
         assert compose(f"model={model}", f"experiment={experiment}")["model"]["trunk"]["dropout"] == own, model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", DTRN)
 def test_dtrns_protocol_is_one_epoch_and_its_trunks_have_dmts_sizes(experiment: str, compose: Compose) -> None:
     for model in sorted(ON_DMT | READS_HISTORIES):

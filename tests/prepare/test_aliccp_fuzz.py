@@ -113,14 +113,14 @@ def check(directory: Path, seed: int) -> None:
         assert not (stopped / ".spill").exists()
 
 
-@pytest.mark.parametrize("seed", range(0, 100, 10))
+@pytest.mark.parametrize("seed", range(0, 100, 25))
 def test_damaged_files(tmp_path: Path, seed: int) -> None:
     for i in range(seed, seed + 10):
         check(tmp_path, i)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(100, 2000, 100))
+@pytest.mark.parametrize("seed", range(0, 2000, 100))
 def test_many_damaged_files(tmp_path: Path, seed: int) -> None:
     for i in range(seed, seed + 100):
         check(tmp_path, i)

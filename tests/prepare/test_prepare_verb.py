@@ -217,6 +217,7 @@ def kill_when(process: subprocess.Popen[str], moment: Any) -> None:
     process.communicate()
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_and_run_again(tmp_path: Path) -> None:
     verb.run(config(tmp_path / "quiet", 20_000))
     wanted = read_meta(tmp_path / "quiet" / "sim")

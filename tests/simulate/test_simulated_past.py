@@ -80,6 +80,7 @@ def test_the_oracle_is_a_function_of_the_earlier_rows(monkeypatch: pytest.Monkey
     np.testing.assert_allclose(act.funnel.probabilities(signal), truth.p, rtol=2e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODULES)
 def test_histories_tell_what_nothing_else_does_and_a_model_of_all_reaches_the_oracle(tmp_path: Path, name: str) -> None:
     truth = Truth(name, tmp_path, ROWS)

@@ -93,7 +93,7 @@ def with_bags(batch: Batch) -> Batch:
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("first_order", [False, True])
+@pytest.mark.parametrize("first_order", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_adapting_the_rows_read_is_adapting_the_whole_tables(name: str, first_order: bool, compose: Compose) -> None:
     """Ids stand many times in a batch, and also in histories and bags of the same table."""
     model, loss = make_model(compose, BAGS, f"model={name}").double(), bce(BAGS)
