@@ -28,6 +28,8 @@ from seqmtl.data.meta import data_version, read_meta
 from seqmtl.data.prepared import chosen_schema, open_dataset
 from seqmtl.disk import write_file
 from seqmtl.errors import SeqmtlError
+from seqmtl.launch.command import BUSY
+from seqmtl.lock import Held
 from seqmtl.process import die_with_parent, keep_memory
 from seqmtl.runner import Trained
 from seqmtl.runs import Run, config_hash
@@ -245,7 +247,7 @@ def main() -> int:
         run(arguments.run_dir, arguments.sweep)
     except SeqmtlError as e:
         print(f"seqmtl: {e}", file=sys.stderr)
-        return 1
+        return BUSY if isinstance(e, Held) else 1
     return 0
 
 

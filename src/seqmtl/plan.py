@@ -83,7 +83,14 @@ class Plan:
                 raise
 
 
-WHOLE_NUMBERS = {"seed": 0, "batch_size": 1, "trainer.max_epochs": 1, "trainer.patience": 1, "trainer.devices": 1}
+WHOLE_NUMBERS = {
+    "seed": 0,
+    "batch_size": 1,
+    "trainer.max_epochs": 1,
+    "trainer.patience": 1,
+    "trainer.devices": 1,
+    "trainer.num_nodes": 1,
+}
 WHOLE_NUMBERS |= {"trainer.log_every": 1, "trainer.checkpoint_every": 1, "trainer.workers": 0}
 OR_NULL = {"trainer.max_batches": 1, "trainer.threads": 1}
 CHOICES = {

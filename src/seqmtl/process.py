@@ -4,13 +4,35 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import signal
+import sys
+
+PARENT = "SEQMTL_PARENT"  # the environment tells a child whose it is
 
 
 def die_with_parent() -> None:
     """Ask the kernel (Linux) to kill this process when its parent dies: torchrun's ranks have a session of their own."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.environ.get(PARENT, str(os.getppid())) != str(os.getppid()):
+        sys.exit("the process that started this one is gone")  # before the kernel was asked
+
+
+def for_children() -> dict[str, str]:
+    """What to add to a child's environment, so that it knows whether its parent still lives."""
+    return {PARENT: str(os.getpid())}
+
+
+def alive(pid: int) -> bool:
+    """Whether there is such a process on this machine."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def keep_memory() -> None:

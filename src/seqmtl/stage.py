@@ -12,6 +12,7 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
+import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
@@ -34,6 +35,21 @@ log = logging.getLogger("seqmtl")
 
 class Ranks(DDPStrategy):
     """A process group without the DDP wrapper: it would miss gradients that a step writes itself (see lit.py)."""
+
+    def setup_distributed(self) -> None:
+        """Ranks of one node meet in a file (launch/ranks.py); those of several at torchrun's MASTER_ADDR."""
+        store = os.environ.get("SEQMTL_STORE")
+        if store and not dist.is_initialized():
+            rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+            device = self.root_device if self.root_device.type == "cuda" else None
+            dist.init_process_group(
+                self._get_process_group_backend(),
+                store=dist.FileStore(store, world_size),
+                rank=rank,
+                world_size=world_size,
+                device_id=device,
+            )
+        super().setup_distributed()
 
     def configure_ddp(self) -> None:
         """Leave the model as it is."""
@@ -282,6 +298,7 @@ def lightning_trainer(options: Mapping[str, Any], callbacks: list[L.Callback], w
     return L.Trainer(
         accelerator=options["accelerator"],
         devices=options["devices"],
+        num_nodes=options["num_nodes"],
         strategy=strategy,
         precision=options["precision"],
         max_epochs=options["max_epochs"],

@@ -1,4 +1,4 @@
-"""One job after another on this machine, each in a process of its own.
+"""Jobs on this machine, one after another or several at once, each in a process of its own (launcher=local, launcher=parallel).
 
 Unusual: a process, not a thread or a fork, so that a job that runs out of memory or is killed takes nothing with it; and every
 process asks the kernel to die with its parent, so that nothing is left behind when the sweep is killed.
@@ -10,65 +10,148 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from seqmtl.errors import SeqmtlError
+from seqmtl.launch.command import Job, command
+from seqmtl.launch.events import Events
+from seqmtl.launch.gpus import Gpus, Lease
+from seqmtl.process import for_children
 
 GRACE_SECONDS = 10.0
+POLL_SECONDS = 0.2
 
 
-@dataclass(frozen=True)
-class Job:
-    """A run directory with its config.yaml, and how many ranks run it."""
-
-    run_dir: Path
-    ranks: int = 1
-
-
-def command(job: Job, sweep: str) -> list[str]:
-    """What to start."""
-    module = ["-m", "seqmtl.job", str(job.run_dir), "--sweep", sweep]
-    if job.ranks == 1:
-        return [sys.executable, *module]
-    return [sys.executable, "-m", "seqmtl.launch.ranks", "--standalone", f"--nproc_per_node={job.ranks}", *module]
-
-
-def run(jobs: Sequence[Job], sweep: str, waiting: Callable[[Job], None], ended: Callable[[Job, int], None]) -> None:
-    """Run the jobs.
+def run(
+    jobs: Sequence[Job],
+    sweep: str,
+    events: Events,
+    at_once: int | None = 1,
+    jobs_per_gpu: int = 1,
+    time_limit: float | None = None,
+) -> None:
+    """Run the jobs in their order.
 
     Args:
         sweep: tag of the MLflow runs.
-        waiting: called about twice a second while a job runs.
-        ended: called with each job and its exit status (negative: killed by that signal).
+        events: is told what happens.
+        at_once: most jobs at once. None: as many as the GPUs or the cores allow, a core for each rank on a CPU.
+        jobs_per_gpu: jobs that may share a GPU.
+        time_limit: minutes after which a job is ended; the same command goes on with it.
+
+    Raises:
+        SeqmtlError: an option makes no sense, or a job asks for several machines.
     """
-    for job in jobs:
-        with (job.run_dir / "console.log").open("ab") as console:
-            process = subprocess.Popen(
-                command(job, sweep), stdin=subprocess.DEVNULL, stdout=console, stderr=console, process_group=0
-            )
-            try:
-                while (status := _wait(process)) is None:
-                    waiting(job)
-            except BaseException:
-                _end(process)
-                raise
-        ended(job, status)
+    _check(jobs, at_once, jobs_per_gpu, time_limit)
+    cores = len(os.sched_getaffinity(0))
+    gpus = Gpus(jobs_per_gpu) if any(job.gpus for job in jobs) else Gpus(jobs_per_gpu, ())
+    waiting, running = deque(jobs), list[_Running]()
+    try:
+        while waiting or running:
+            while waiting and _has_room(waiting[0], running, at_once, cores):
+                job = waiting[0]
+                if job.gpus > len(gpus.gpus):
+                    events.ended(
+                        waiting.popleft(), 1, f"it asks for {job.gpus} GPUs, and this machine has {len(gpus.gpus)} to give"
+                    )
+                    continue
+                lease = gpus.take(job.gpus)
+                if lease is None:  # another job's, perhaps of another sweep
+                    break
+                running.append(_start(waiting.popleft(), sweep, lease, _threads(job, at_once, cores)))
+                events.started(job)
+            time.sleep(POLL_SECONDS)
+            events.waiting()
+            for one in [one for one in running if _over(one, time_limit)]:
+                running.remove(one)
+                events.ended(one.job, one.process.returncode, one.reason)
+    finally:
+        _end(running)
 
 
-def _wait(process: subprocess.Popen[bytes]) -> int | None:
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        return process.wait(0.5)
-    return None
+@dataclass
+class _Running:
+    job: Job
+    process: subprocess.Popen[bytes]
+    lease: Lease
+    started: float = field(default_factory=time.monotonic)
+    reason: str = ""
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM to the group, ten seconds, SIGKILL."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
-        deadline = time.monotonic() + GRACE_SECONDS
-        while process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.1)
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+def _check(jobs: Sequence[Job], at_once: int | None, jobs_per_gpu: int, time_limit: float | None) -> None:
+    for name, value in (("at_once", at_once), ("jobs_per_gpu", jobs_per_gpu), ("time_limit", time_limit)):
+        if value is not None and (isinstance(value, str | bool) or value <= 0):
+            raise SeqmtlError(f"launcher.{name} must be a number above 0, not {value!r}")
+    if any(job.nodes > 1 for job in jobs):
+        raise SeqmtlError("trainer.num_nodes is for several machines: launcher=slurm runs such jobs, this one has one machine")
+
+
+def _has_room(job: Job, running: Sequence[_Running], at_once: int | None, cores: int) -> bool:
+    if at_once is not None:
+        return len(running) < at_once
+    taken = sum(_cores(one.job) for one in running)
+    return not running or taken + _cores(job) <= cores
+
+
+def _cores(job: Job) -> int:
+    """Of a CPU; a job on GPUs is held back by its GPUs."""
+    return 0 if job.gpus else job.ranks * (job.threads or 1)
+
+
+def _threads(job: Job, at_once: int | None, cores: int) -> int | None:
+    """Of a rank: what its config says, else its share of the cores; None: alone on the machine, torch decides."""
+    if job.threads is not None:
+        return job.threads
+    if at_once == 1 and job.ranks == 1:
+        return None
+    if at_once is None and not job.gpus:
+        return 1
+    return max(1, cores // (job.ranks * (at_once or 1)))
+
+
+def _start(job: Job, sweep: str, lease: Lease, threads: int | None) -> _Running:
+    environment = os.environ | for_children() | lease.environment()
+    if threads is not None:
+        environment |= {"OMP_NUM_THREADS": str(threads), "POLARS_MAX_THREADS": str(threads)}
+    with (job.run_dir / "console.log").open("ab") as console:
+        process = subprocess.Popen(
+            command(job, sweep),
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=console,
+            stderr=console,
+            process_group=0,  # Ctrl-C ends the sweep, which ends its jobs
+        )
+    return _Running(job, process, lease)
+
+
+def _over(one: _Running, time_limit: float | None) -> bool:
+    if one.process.poll() is None:
+        if time_limit is None or time.monotonic() - one.started < 60 * time_limit:
+            return False
+        one.reason = f"ended after the time limit of {time_limit:g} min (launcher.time_limit)"
+        _end([one])
+    one.lease.release()
+    return True
+
+
+def _end(running: Sequence[_Running]) -> None:
+    """SIGTERM to the groups, ten seconds for all of them, SIGKILL."""
+    for one in running:
+        _signal(one, signal.SIGTERM)
+    deadline = time.monotonic() + GRACE_SECONDS
+    while any(one.process.poll() is None for one in running) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for one in running:
+        _signal(one, signal.SIGKILL)
+        one.process.wait()
+        one.lease.release()
+
+
+def _signal(one: _Running, number: signal.Signals) -> None:
+    if one.process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(one.process.pid, number)
