@@ -13,6 +13,7 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 import torch.distributed as dist
+from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
@@ -295,6 +296,8 @@ def lightning_trainer(options: Mapping[str, Any], callbacks: list[L.Callback], w
     strategy: Any = options["strategy"]
     if world_size > 1 or strategy == "ddp":
         strategy = Ranks(process_group_backend="gloo" if options["accelerator"] == "cpu" else "nccl")
+    # Of itself Lightning would take the tasks of a Slurm job for its ranks.
+    environment = TorchElasticEnvironment() if world_size > 1 else LightningEnvironment()
     return L.Trainer(
         accelerator=options["accelerator"],
         devices=options["devices"],
@@ -304,7 +307,7 @@ def lightning_trainer(options: Mapping[str, Any], callbacks: list[L.Callback], w
         max_epochs=options["max_epochs"],
         limit_train_batches=1.0 if options["max_batches"] is None else options["max_batches"],
         callbacks=callbacks,
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), environment],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
