@@ -188,18 +188,18 @@ def test_a_full_disk_is_told_in_words(plan: Any, monkeypatch: pytest.MonkeyPatch
 def test_a_finished_run_on_other_data_is_repeated(tmp_path: Path, dataset: Path, plan: Any) -> None:
     """Also through the command line's own path: the config that is run is the new one."""
     from seqmtl.plan import Planned
-    from seqmtl.train import _claim
+    from seqmtl.sweep import claim
 
     run_dir = plan("model=mmoe")
     before = job.run(run_dir)
     elsewhere = write_dataset(tmp_path / "other" / "aliccp_sim", seed=5)
     config = job.read_config(run_dir) | {"data_dir": str(elsewhere.parent)}
     planned = Planned(config, Run(run_dir))
-    assert _claim(planned), "there is something to do"
+    assert claim(planned), "there is something to do"
     assert job.run(run_dir) != before
     assert (run_dir / "attempt-1" / "metrics.json").exists()
     assert job.read_config(run_dir)["data_dir"] == str(elsewhere.parent)
-    assert not _claim(planned)
+    assert not claim(planned)
 
 
 @pytest.mark.slow

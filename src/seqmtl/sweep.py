@@ -85,7 +85,9 @@ def _claimed(jobs: Sequence[Planned]) -> tuple[list[Planned], list[Planned]]:
     todo, busy = [], []
     for planned in jobs:
         try:
-            if claim(planned):
+            if planned.run is not None and planned.run.held():  # to claim it would wait a while for its holder
+                busy.append(planned)
+            elif claim(planned):
                 todo.append(planned)
         except Held:
             busy.append(planned)
@@ -96,13 +98,15 @@ def _claimed(jobs: Sequence[Planned]) -> tuple[list[Planned], list[Planned]]:
 
 def _awaited(busy: Sequence[Planned]) -> tuple[list[Planned], list[Planned]]:
     """Wait until another process lets go of a job; those that it did not finish are to run."""
-    if busy:
-        print(f"waiting for {len(busy)} jobs that another process is running: {busy[0].label}, …", flush=True)
-    left = list(busy)
-    while left and len(left) == len(busy):
+    if not busy:
+        return [], []
+    more = f" and {len(busy) - 1} more" if len(busy) > 1 else ""
+    print(f"waiting for {busy[0].label}{more}, which another process is running", flush=True)
+    while True:
         time.sleep(WAIT_SECONDS)
-        todo, left = _claimed(left)
-    return (todo, left) if busy else ([], [])
+        todo, left = _claimed(busy)
+        if len(left) < len(busy):
+            return todo, left
 
 
 def _summary(plan: Plan) -> int:
