@@ -4,14 +4,13 @@
         config.yaml  status.json  metrics.json  best.ckpt  last.ckpt  test_logits.npy  mlflow_run_id
         job.log  console.log  error.txt  attempt-<n>/  <stage>/best.ckpt  <stage>/last.ckpt  <stage>/fitted.json
 
-Unusual: the state is not what status.json says alone. "running" with nobody holding the lock is a run that was cut off.
+Unusual: the state is not what status.json says alone. "running" with nobody holding the lock (lock.py) is a run that was cut off.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
-import fcntl
 import hashlib
 import json
 import os
@@ -19,15 +18,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from seqmtl.disk import write_file
-from seqmtl.errors import SeqmtlError
+from seqmtl.disk import disk_errors, write_file
+from seqmtl.lock import Owner, hold, owner
+
+State = Literal["new", "running", "interrupted", "failed", "finished"]
 
 # Keys that do not change what a run computes: where it runs, what it shows, and what `prepare` was told (data have a version of
 # their own). A dotted path stands for all below it.
 NOT_HASHED = (
-    *("seed", "data_dir", "raw_dir", "output_dir", "debug", "dataset.prepare", "dataset.about", "launcher"),
+    *("seed", "data_dir", "raw_dir", "output_dir", "debug", "dry_run", "dataset.prepare", "dataset.about", "launcher"),
     # Read through prepare.simulate.rates, batch_size and model.trunk.profile.
     *("dataset.rates", "dataset.batch_size", "dataset.profile"),
     *("trainer.name", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.threads"),
@@ -35,7 +36,7 @@ NOT_HASHED = (
 )
 
 
-def config_hash(config: dict[str, Any]) -> str:
+def config_hash(config: Mapping[str, Any]) -> str:
     """8 hex digits over the resolved config, less what does not change the result."""
     return hashlib.sha256(json.dumps(_counted(config), sort_keys=True).encode()).hexdigest()[:8]
 
@@ -71,6 +72,21 @@ def differences(configs: Sequence[Mapping[str, Any]], most: int = 3) -> list[str
     return [" ".join(f"{key.removesuffix('.name').rpartition('.')[2]}={one[key]}" for key in chosen if key in one) for one in flat]
 
 
+def told_apart(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The label of each config, and where another one has the same label, what differs."""
+    labels = [run_label(config) for config in configs]
+    told = dict.fromkeys(range(len(configs)), "")
+    for label in dict.fromkeys(labels):
+        alike = [i for i, other in enumerate(labels) if other == label]
+        if len(alike) > 1:
+            words = differences([configs[i] for i in alike])
+            told |= {
+                i: said if words.count(said) == 1 else f"{said} {config_hash(configs[i])}"
+                for i, said in zip(alike, words, strict=True)
+            }
+    return [f"{label} {told[i]}".rstrip() for i, label in enumerate(labels)]
+
+
 def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in node.items():
         if isinstance(value, Mapping):
@@ -94,49 +110,93 @@ class Run:
         return status if isinstance(status, dict) else {}
 
     def write_status(self, state: str, **more: Any) -> None:
-        """Replace status.json: running | finished | failed, when, and what else there is to say."""
-        content = {"state": state, "time": datetime.now(UTC).isoformat(timespec="seconds"), "pid": os.getpid()} | more
+        """Replace status.json: running | interrupted | finished | failed, when, and what else there is to say.
+
+        The version of the data stays as it was unless another is given: who ends a job from outside does not know it.
+        """
+        kept = {key: value for key, value in self.status().items() if key == "data_version"}
+        content = {"state": state, "time": datetime.now(UTC).isoformat(timespec="seconds"), "pid": os.getpid()} | kept | more
         write_file(self.path / "status.json", (json.dumps(content, indent=1) + "\n").encode())
 
     def metrics(self) -> dict[str, float | None]:
-        """metrics.json, {} where there is none."""
+        """metrics.json, {} where there is none or it is damaged."""
         try:
-            return json.loads((self.path / "metrics.json").read_text(encoding="utf-8"))
+            metrics = json.loads((self.path / "metrics.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
+        return metrics if isinstance(metrics, dict) else {}
 
     def finished(self, data_version: str) -> bool:
         """Whether nothing is left to do: finished, and on these data."""
         status = self.status()
         return status.get("state") == "finished" and status.get("data_version") == data_version and bool(self.metrics())
 
+    def state(self, data_version: str | None = None, now: float | None = None) -> State:
+        """What the run is now, whatever its files say: a run whose process is gone is interrupted, not running.
+
+        Args:
+            data_version: a run on other data counts as new, as it is started anew; None: on whichever data.
+            now: as of `held`.
+
+        Returns:
+            running: a process holds it. interrupted: it goes on from where it was. failed and new: it starts from the beginning.
+        """
+        while True:  # until no process has begun or ended between the two looks
+            status, holder = self.status(), self.held(now)
+            if self.status() == status:
+                break
+        said = status.get("state")
+        if holder is not None:
+            return "running"
+        if said == "failed" or (said == "finished" and not self.metrics()):
+            return "failed"
+        if said not in ("running", "interrupted", "finished") or data_version not in (None, status.get("data_version")):
+            return "new"
+        return "finished" if said == "finished" else "interrupted"
+
+    def leftovers(self) -> list[Path]:
+        """The files of an earlier attempt, which a start from the beginning moves away."""
+        stay = ("config.yaml", ".lock", "console.log")
+        try:
+            return [p for p in self.path.iterdir() if p.name not in stay and not p.name.startswith("attempt-")]
+        except OSError:
+            return []
+
+    def next_attempt(self) -> Path:
+        """Where they go."""
+        numbers = [p.name.removeprefix("attempt-") for p in self.path.glob("attempt-*")]
+        return self.path / f"attempt-{max((int(n) for n in numbers if n.isdecimal()), default=0) + 1}"
+
     def ready(self, data_version: str) -> None:
         """Clear the way for a start: a run that was cut off keeps its files and goes on, any other's move to attempt-<n>/."""
         status = self.status()
-        if status.get("state") == "running" and status.get("data_version") == data_version:
+        if status.get("state") in ("running", "interrupted") and status.get("data_version") == data_version:
             return
-        stay = ("config.yaml", ".lock", "console.log")
-        files = [p for p in self.path.iterdir() if p.name not in stay and not p.name.startswith("attempt-")]
+        files = self.leftovers()
         if not files:
             return
-        attempts = [int(p.name.removeprefix("attempt-")) for p in self.path.glob("attempt-*")]
-        attempt = self.path / f"attempt-{max(attempts, default=0) + 1}"
+        attempt = self.next_attempt()
         attempt.mkdir()
         # The status goes last: were this process killed in between, what is left must not look like a run to go on with.
         for path in sorted(files, key=lambda p: p.name == "status.json"):
             path.rename(attempt / path.name)
 
+    def held(self, now: float | None = None) -> Owner | None:
+        """Who runs it at this moment; nothing is changed.
+
+        Args:
+            now: the time on its file system (lock.file_system_time), by which a silent process of another host is given up.
+        """
+        return owner(self.path / ".lock", now)
+
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, purpose: str = "training") -> Iterator[None]:
         """Hold the directory; the kernel lets go when the process dies.
 
         Raises:
-            SeqmtlError: another process holds it.
+            Held: another process holds it.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise SeqmtlError(f"another process is running {self.path}; wait for it, or end it") from None
+        with disk_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        with hold(self.path / ".lock", purpose):
             yield

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from seqmtl import preview
 from seqmtl.build import build
 from seqmtl.data.meta import data_version
 from seqmtl.data.prepared import open_dataset
@@ -35,6 +36,8 @@ def execute(plan: Plan) -> int:
     """Run the list; the exit status is 0 when every job is finished."""
     if not plan.jobs:
         return 0
+    if plan.dry_run:
+        return preview.show(plan)
     log.setLevel(logging.INFO)
     log.propagate = False  # Hydra gives the root logger a handler of its own
     if plan.sweep:
