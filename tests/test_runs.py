@@ -7,14 +7,21 @@ from typing import Any
 
 import pytest
 
+from seqmtl import lock
 from seqmtl.errors import SeqmtlError
-from seqmtl.runs import Run, config_hash, differences, run_directory
+from seqmtl.runs import Run, config_hash, differences, run_directory, told_apart
 
 
 def test_the_hash_counts_what_changes_the_result(compose: Any) -> None:
     base = config_hash(compose())
     same = ["seed=7", "data_dir=/x", "output_dir=/y", "debug=true", "trainer=gpu", "trainer.threads=2", "trainer.log_every=1"]
-    same += ["trainer.checkpoint_every=9", "trainer.progress=none", "optimizer.lr=0.0010", "dataset.prepare.min_count=3"]
+    same += [
+        "dry_run=true",
+        "trainer.checkpoint_every=9",
+        "trainer.progress=none",
+        "optimizer.lr=0.0010",
+        "dataset.prepare.min_count=3",
+    ]
     for override in same:
         assert config_hash(compose(override)) == base, override
     for override in ("optimizer.lr=0.01", "batch_size=1", "trainer.max_epochs=3", "dataset.tasks=[click]"):
@@ -29,7 +36,8 @@ def test_the_directory_tells_dataset_model_loss_and_seed(compose: Any) -> None:
     assert path.name == "seed=3"
 
 
-def test_one_process_holds_a_run(tmp_path: Path) -> None:
+def test_one_process_holds_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "PATIENCE_SECONDS", 0.1)
     with Run(tmp_path).lock(), pytest.raises(SeqmtlError, match="another process is running"), Run(tmp_path).lock():
         pass
     with Run(tmp_path).lock():
@@ -42,11 +50,51 @@ def fill(run: Run, state: str, version: str = "v1") -> None:
     run.write_status(state, data_version=version)
 
 
-def test_a_run_that_was_cut_off_keeps_its_files(tmp_path: Path) -> None:
+@pytest.mark.parametrize("state", ["running", "interrupted"])
+def test_a_run_that_was_cut_off_keeps_its_files(tmp_path: Path, state: str) -> None:
     run = Run(tmp_path)
-    fill(run, "running")
+    fill(run, state)
     run.ready("v1")
     assert (tmp_path / "last.ckpt").exists()
+
+
+def test_an_interruption_from_outside_keeps_the_version_of_the_data(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    fill(run, "running")
+    run.write_status("interrupted", reason="time limit of 2 h")
+    assert run.status()["reason"] == "time limit of 2 h"
+    run.ready("v1")
+    assert run.state("v1") == "interrupted"
+    assert (tmp_path / "last.ckpt").exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "metrics", "state", "on_other_data"),
+    [
+        ("running", "", "interrupted", "new"),
+        ("interrupted", "", "interrupted", "new"),
+        ("failed", "", "failed", "failed"),
+        ("finished", '{"test/auc/click": 0.5}', "finished", "new"),
+        ("finished", "", "failed", "failed"),
+        ("finished", "[0.5]", "failed", "failed"),
+        ("", "", "new", "new"),
+    ],
+)
+def test_the_state_of_a_run_that_nobody_holds(tmp_path: Path, said: str, metrics: str, state: str, on_other_data: str) -> None:
+    run = Run(tmp_path)
+    assert run.state("v1") == "new"
+    fill(run, said)
+    (tmp_path / "metrics.json").write_text(metrics)
+    assert run.state("v1") == run.state() == state
+    assert run.state("v2") == on_other_data
+    assert run.finished("v1") == (state == "finished")
+    with run.lock():
+        assert run.state("v1") == run.state("v2") == "running"
+        holder = run.held()
+        assert holder is not None
+        assert holder.purpose == "training"
+    (tmp_path / "status.json").write_text('{"state": "runn')
+    assert run.state("v1") == "new"
 
 
 @pytest.mark.parametrize(("state", "version"), [("failed", "v1"), ("finished", "v0"), ("running", "v0")])
@@ -88,3 +136,8 @@ def test_runs_of_one_label_are_told_apart_by_what_differs(compose: Any) -> None:
     assert told("model.dim=8", "model.dim=16") == ["dim=8", "dim=16"]
     assert told("seed=1", "seed=2") == ["", ""]
     assert told("dataset.tasks=[click]", "dataset.tasks=[click,buy]") == ["tasks=['click']", "tasks=['click', 'buy']"]
+
+
+def test_labels_say_what_differs_where_two_are_alike(compose: Any) -> None:
+    configs = [compose(*o) for o in (["model=aitm"], ["model=dmt", "model.dim=8"], ["model=dmt", "model.dim=16"])]
+    assert told_apart(configs) == ["aitm/calibrated", "dmt/bce dim=8", "dmt/bce dim=16"]

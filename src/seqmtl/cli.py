@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
     Task = Callable[[DictConfig, bool, list[str]], Any]
 
-VERBS = ("train", "prepare")
+VERBS = ("train", "prepare", "status")
 
 
 def take_verb(argv: list[str]) -> str:
@@ -66,11 +68,19 @@ def compose(verb: str, task: Task) -> None:
         hydra_config = HydraConfig.get()
         task(cfg, hydra_config.mode == RunMode.MULTIRUN, list(hydra_config.overrides.task))
 
-    main()
+    with contextlib.ExitStack() as stack:
+        if {"-m", "--multirun"} & set(sys.argv):  # Hydra wants a directory, and nobody reads what it writes there
+            place = stack.enter_context(tempfile.TemporaryDirectory())
+            sys.argv.append(f"hydra.sweep.dir='{place}'")
+        main()
 
 
 def run(verb: str) -> int:
     """Run one verb; the exit status."""
+    if verb == "status":
+        from seqmtl import status
+
+        return status.main(sys.argv[1:])
     errors: list[SeqmtlError] = []
 
     def guarded(task: Task) -> Task:

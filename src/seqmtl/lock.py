@@ -71,11 +71,10 @@ def hold(path: Path, purpose: str) -> Iterator[None]:
     with disk_errors(path):
         file = path.open("a+b", buffering=0)  # over NFS an exclusive lock wants a file to write, a shared one a file to read
     with file:
-        _take(file, path)
-        _outlast_other_host(file, path)
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        me = Owner(socket.gethostname(), os.getpid(), now, purpose)
+        me = Owner(socket.gethostname(), os.getpid(), datetime.now(UTC).isoformat(timespec="seconds"), purpose)
         with disk_errors(path):
+            _take(file, path)
+            _outlast_other_host(file, path)
             file.truncate(0)
             file.write(json.dumps(asdict(me)).encode() + b"\n")
         stop = threading.Event()
@@ -87,7 +86,8 @@ def hold(path: Path, purpose: str) -> Iterator[None]:
             stop.set()
             heart.join()  # before the file is closed: its number may be another file's next
             if _signed(file) == me:
-                file.truncate(0)
+                with contextlib.suppress(OSError):
+                    file.truncate(0)
 
 
 def owner(path: Path, now: float | None = None) -> Owner | None:
@@ -131,13 +131,9 @@ def file_system_time(directory: Path) -> float:
 def _take(file: BinaryIO, path: Path) -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
-        try:
-            with disk_errors(path):
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
-        except SeqmtlError as e:
-            if not isinstance(e.__cause__, BlockingIOError):
-                raise
         if time.monotonic() > deadline:
             age = file_system_time(path.parent) - os.fstat(file.fileno()).st_mtime
             raise Held(path, _signed(file) or UNKNOWN, age)

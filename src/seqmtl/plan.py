@@ -40,6 +40,7 @@ class Plan:
     repeated: int = 0
     sweep: bool = False
     debug: bool = False
+    dry_run: bool = False
 
     def add(self, cfg: DictConfig, sweep: bool, overrides: Sequence[str] = ()) -> None:
         """Check one composed config and add it; in a sweep a bad one is kept with its reason, else raised.
@@ -56,6 +57,7 @@ class Plan:
         from omegaconf.errors import OmegaConfBaseException
 
         self.sweep, self.debug = sweep, bool(cfg.debug)
+        self.dry_run = self.dry_run or cfg.dry_run is not False  # what is neither true nor false is refused below
         try:
             config = OmegaConf.to_container(cfg, resolve=True)
         except OmegaConfBaseException as e:
@@ -109,6 +111,8 @@ def check(config: Mapping[str, Any]) -> None:
     Raises:
         SeqmtlError: says what to do.
     """
+    if config["dry_run"] not in (True, False):
+        raise SeqmtlError(f"dry_run must be true or false, not {config['dry_run']!r}")
     if runner(config) is not None:
         _check_values(config, only_given=True)
     else:

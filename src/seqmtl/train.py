@@ -11,7 +11,7 @@ import os
 import time
 from contextlib import ExitStack
 
-from seqmtl import sweep
+from seqmtl import preview, sweep
 from seqmtl.board import Printer
 from seqmtl.errors import SeqmtlError
 from seqmtl.launch.command import Job, job_of
@@ -25,6 +25,8 @@ def execute(plan: Plan) -> int:
     """Run the list; the exit status is 0 when every job is finished."""
     if not plan.jobs:
         return 0
+    if plan.dry_run:
+        return preview.show(plan)
     log.setLevel(logging.INFO)
     log.propagate = False  # Hydra gives the root logger a handler of its own
     if plan.sweep:
