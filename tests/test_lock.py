@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
@@ -110,6 +111,18 @@ def test_a_killed_holder_lets_go_at_once(tmp_path: Path, holder: subprocess.Pope
     assert owner(tmp_path / ".lock") is None
     with hold(tmp_path / ".lock", "training"):
         pass
+
+
+def test_a_look_that_takes_long_makes_a_locker_wait(tmp_path: Path) -> None:
+    path = tmp_path / ".lock"
+    path.touch()
+    with path.open("rb") as look:
+        fcntl.flock(look, fcntl.LOCK_SH)
+        timer = threading.Timer(0.1, fcntl.flock, (look, fcntl.LOCK_UN))
+        timer.start()
+        with hold(path, "training"):
+            pass
+        timer.join()
 
 
 def test_whoever_looks_never_makes_a_locker_fail(tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +111,19 @@ def test_a_failed_run_or_one_on_other_data_starts_anew(tmp_path: Path, state: st
         assert (tmp_path / "config.yaml").exists()
 
 
+def test_a_process_that_ends_between_two_looks_is_not_taken_for_a_dead_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(tmp_path)
+    fill(run, "running")
+
+    def ends(self: Run, now: float | None = None) -> None:
+        if self.status()["state"] == "running":
+            (tmp_path / "metrics.json").write_text('{"test/auc/click": 0.5}')
+            self.write_status("finished")
+
+    monkeypatch.setattr(Run, "held", ends)
+    assert run.state("v1") == "finished"
+
+
 def test_finished_means_metrics_on_these_data(tmp_path: Path) -> None:
     run = Run(tmp_path)
     fill(run, "finished")
@@ -141,3 +157,25 @@ def test_runs_of_one_label_are_told_apart_by_what_differs(compose: Any) -> None:
 def test_labels_say_what_differs_where_two_are_alike(compose: Any) -> None:
     configs = [compose(*o) for o in (["model=aitm"], ["model=dmt", "model.dim=8"], ["model=dmt", "model.dim=16"])]
     assert told_apart(configs) == ["aitm/calibrated", "dmt/bce dim=8", "dmt/bce dim=16"]
+
+
+@pytest.mark.slow
+def test_of_two_processes_of_one_job_one_runs_it_and_the_other_spoils_nothing(plan: Any) -> None:
+    run_dir = plan("model=mmoe", "trainer.max_epochs=8", "trainer.patience=8", "batch_size=2")
+    command = [sys.executable, "-m", "seqmtl.job", str(run_dir)]
+    environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
+    both = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    try:
+        said = [process.communicate(timeout=500)[1] for process in both]
+    finally:
+        for process in both:
+            process.kill()
+    codes = [process.returncode for process in both]
+    assert sorted(codes) == [0, 1]
+    assert f"another process is running {run_dir} (process {both[codes.index(0)].pid} on" in said[codes.index(1)]
+    assert Run(run_dir).state() == "finished"
+    assert not (run_dir / "error.txt").exists()
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{run_dir.parent}/mlflow.db")
+    assert len(client.search_runs([client.get_experiment_by_name("aliccp_sim").experiment_id])) == 1
