@@ -78,7 +78,7 @@ class Board:
     def ended(self, job: Job, status: int, reason: str = "") -> None:
         planned = self.jobs[job.run_dir]
         planned.seconds = time.monotonic() - self.begun.pop(job.run_dir, time.monotonic())
-        if status == BUSY:
+        if status == BUSY or (status != 0 and Run(job.run_dir).held()):  # torchrun hides the exit status of its ranks
             self.busy.append(planned)
             return
         if status != 0:

@@ -297,11 +297,12 @@ def lightning_trainer(options: Mapping[str, Any], callbacks: list[L.Callback], w
     if world_size > 1 or strategy == "ddp":
         strategy = Ranks(process_group_backend="gloo" if options["accelerator"] == "cpu" else "nccl")
     # Of itself Lightning would take the tasks of a Slurm job for its ranks.
+    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # what was started: of another sweep, it may be on more devices
     environment = TorchElasticEnvironment() if world_size > 1 else LightningEnvironment()
     return L.Trainer(
         accelerator=options["accelerator"],
-        devices=options["devices"],
-        num_nodes=options["num_nodes"],
+        devices=local_size,
+        num_nodes=world_size // local_size,
         strategy=strategy,
         precision=options["precision"],
         max_epochs=options["max_epochs"],
