@@ -21,7 +21,17 @@ def test_the_worked_example_trains(tmp_path: Path, dataset: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text.replace("seqmtl.models.cascade", "mine.cascade"))
         assert language
-    command = [sys.executable, "-m", "seqmtl.cli", "--config-dir", "conf", "model=cascade", "trainer=debug", "batch_size=50"]
+    command = [
+        sys.executable,
+        "-m",
+        "seqmtl.cli",
+        "--config-dir",
+        "conf",
+        "model=cascade",
+        "allow=[mine.]",
+        "trainer=debug",
+        "batch_size=50",
+    ]
     done = subprocess.run(
         command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, timeout=120
     )

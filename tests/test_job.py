@@ -374,8 +374,10 @@ class Needy(torch.nn.Module):
     needs = frozenset({"imputed_error"})
 
 
-def test_a_wrong_pair_is_refused_before_any_data_are_read(plan: Any, dataset: Path) -> None:
+def test_a_wrong_pair_is_refused_before_any_data_are_read(plan: Any, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from seqmtl.plan import check
+
+    monkeypatch.setenv("SEQMTL_ALLOW", __name__)
 
     shutil.rmtree(dataset)
     config = job.read_config(plan("model=mmoe"))
@@ -436,6 +438,7 @@ def test_every_option_is_read(plan: Any, monkeypatch: pytest.MonkeyPatch) -> Non
     elsewhere = {
         "raw_dir",  # prepare
         "debug",  # cli.py, on Hydra's own config
+        "allow",  # cli.py
         "dataset.about",  # only where the data are not prepared (test_table)
         # batch_size, prepare.simulate.rates and M2M's trunk take them by interpolation
         *("dataset.batch_size", "dataset.rates", "dataset.profile"),

@@ -78,7 +78,10 @@ def edited(run_dir: Path, **dataset: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("storage", ["memory", "disk"])
-def test_a_bottom_gets_the_histories_that_it_reads(plan: Any, told_by_the_past: Path, storage: str) -> None:
+def test_a_bottom_gets_the_histories_that_it_reads(
+    plan: Any, told_by_the_past: Path, storage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEQMTL_ALLOW", "test_job_rows")
     run_dir = plan("model=shared_bottom", "model.dim=4", f"dataset.storage={storage}")
     config = edited(run_dir, histories={"past": {"max_len": 3}}, main_history="past")
     config["model"]["bottom"] = {"_target_": "test_job_rows.Pool", "_partial_": True}
@@ -94,7 +97,10 @@ def test_a_model_learns_from_a_multi_valued_field(plan: Any, told_by_the_past: P
     assert job.run(with_bag)["test/auc/click"] > 0.95
 
 
-def test_a_model_that_cannot_use_multi_valued_fields_says_so(plan: Any, told_by_the_past: Path) -> None:
+def test_a_model_that_cannot_use_multi_valued_fields_says_so(
+    plan: Any, told_by_the_past: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEQMTL_ALLOW", "test_job_rows")
     run_dir = plan("model=shared_bottom")
     config = edited(run_dir, bags={"words": 3})
     config["model"] = {"name": "unable", "_target_": "test_job_rows.Unable", "_partial_": True, "selection": "sum"}

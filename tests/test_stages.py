@@ -241,7 +241,8 @@ def test_what_a_stage_cannot_be_told_is_refused_before_anything_runs(plan: Any, 
         check(job.read_config(plan("model=mmoe", META, override)))
 
 
-def test_a_stage_that_hands_nothing_over_is_told(plan: Any) -> None:
+def test_a_stage_that_hands_nothing_over_is_told(plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEQMTL_ALLOW", __name__)
     run_dir = plan("model=mmoe", META)
     config = job.read_config(run_dir)
     config["model"]["stages"]["meta"]["model"] = {"_target_": f"{__name__}.Other"}

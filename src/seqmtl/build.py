@@ -8,10 +8,21 @@ from typing import Any
 
 from seqmtl.errors import SeqmtlError
 from seqmtl.shipped import bottoms, datasets_with_histories
+from seqmtl.targets import find, found_in, instantiate
 
 # What a stage cannot have of its own: the data, and where the job runs.
 OF_THE_RUN = (
-    *("data_dir", "raw_dir", "output_dir", "debug", "launcher", "trainer.accelerator", "trainer.devices", "trainer.strategy"),
+    *(
+        "data_dir",
+        "raw_dir",
+        "output_dir",
+        "debug",
+        "allow",
+        "launcher",
+        "trainer.accelerator",
+        "trainer.devices",
+        "trainer.strategy",
+    ),
     *("dataset.name", "dataset.tasks", "dataset.fields", "dataset.histories", "dataset.bags", "dataset.main_history"),
     "dataset.profile",
     *("dataset.prepare", "dataset.parents"),
@@ -27,7 +38,6 @@ def build(node: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         SeqmtlError: the node does not fit its class.
     """
     from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
 
     try:
         made = instantiate(_without_names(node))
@@ -118,15 +128,10 @@ def runner(config: Mapping[str, Any]) -> Any:
     """The function that trains a model which is no torch module (see runner.py); None for a torch module.
 
     Raises:
-        SeqmtlError: there is no such function.
+        SeqmtlError: there is no such function, or a config may not name it.
     """
-    from hydra.utils import get_object
-
     name = config["model"].get("runner")
-    try:
-        return None if name is None else get_object(name)
-    except (ImportError, AttributeError, ValueError) as e:
-        raise SeqmtlError(f"model.runner: {name} cannot be found ({' '.join(str(e).split())})") from e
+    return None if name is None else find(name, "model.runner")
 
 
 def check_pairs(config: Mapping[str, Any]) -> None:
@@ -161,12 +166,12 @@ def _check_histories(config: Mapping[str, Any]) -> None:
 
 
 def _reads_histories(node: Any) -> bool:
-    return any(getattr(target, "needs_histories", False) for target in _targets(node))
+    return any(getattr(target, "needs_histories", False) for target in found_in(node))
 
 
 def _check_step(config: Mapping[str, Any]) -> None:
-    balances = any(getattr(target, "needs_shared", False) for target in _targets(config["step"]))
-    if balances and not all(getattr(target, "shared", True) for target in _targets(config["model"])):
+    balances = any(getattr(target, "needs_shared", False) for target in found_in(config["step"]))
+    if balances and not all(getattr(target, "shared", True) for target in found_in(config["model"])):
         model, step = config["model"]["name"], config["step"]["name"]
         raise SeqmtlError(
             f"step={step} balances what the tasks pull at together, but the tasks of model={model} share nothing;"
@@ -175,8 +180,8 @@ def _check_step(config: Mapping[str, Any]) -> None:
 
 
 def _check_weights(config: Mapping[str, Any]) -> None:
-    ratios = any(getattr(target, "weighs_by_ratios", False) for target in _targets(config["step"]))
-    if ratios and any(getattr(target, "weighs", False) for target in _targets(config["loss"])):
+    ratios = any(getattr(target, "weighs_by_ratios", False) for target in found_in(config["step"]))
+    if ratios and any(getattr(target, "weighs", False) for target in found_in(config["loss"])):
         step, loss = config["step"]["name"], config["loss"]["name"]
         raise SeqmtlError(
             f"step={step} weighs the tasks by the ratios of their losses, but loss={loss} weighs them itself, and what it weighs"
@@ -185,8 +190,8 @@ def _check_weights(config: Mapping[str, Any]) -> None:
 
 
 def _check_loss(config: Mapping[str, Any]) -> None:
-    terms = list(_targets(config["loss"]))
-    provides = set().union(*(getattr(target, "provides", ()) for target in _targets(config["model"])))
+    terms = list(found_in(config["loss"]))
+    provides = set().union(*(getattr(target, "provides", ()) for target in found_in(config["model"])))
     missing = sorted(set().union(*(getattr(term, "needs", ()) for term in terms)) - provides)
     if missing:
         model, loss = config["model"]["name"], config["loss"]["name"]
@@ -196,17 +201,3 @@ def _check_loss(config: Mapping[str, Any]) -> None:
             f" (it provides {', '.join(sorted(provides)) or 'logits only'}); model={model} loss=bce works"
             + "".join(f", and so does model={other} loss={loss}" for other in sorted(others))
         )
-
-
-def _targets(node: Any) -> Iterator[Any]:
-    """The classes that a node and all below it name."""
-    from hydra.utils import get_object
-
-    if isinstance(node, Mapping):
-        if "_target_" in node:
-            try:
-                yield get_object(node["_target_"])
-            except (ImportError, AttributeError, ValueError) as e:
-                raise SeqmtlError(f"_target_: {node['_target_']} cannot be found ({e})") from e
-        for value in node.values():
-            yield from _targets(value)

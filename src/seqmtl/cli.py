@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from seqmtl.errors import SeqmtlError
 from seqmtl.shipped import conf_directory
+from seqmtl.targets import allow
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -63,6 +64,10 @@ def compose(verb: str, task: Task) -> None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
+    from seqmtl.composition import guard
+
+    guard()
+
     @hydra.main(version_base="1.3", config_path=str(conf_directory()), config_name=verb)
     def main(cfg: DictConfig) -> None:
         hydra_config = HydraConfig.get()
@@ -90,6 +95,7 @@ def run(verb: str) -> int:
             if cfg.debug:
                 os.environ["HYDRA_FULL_ERROR"] = "1"
             try:
+                allow(cfg.get("allow"), sys.argv[1:])
                 task(cfg, sweep, overrides)
             except SeqmtlError as e:
                 errors.append(e)

@@ -13,6 +13,7 @@ from seqmtl.data.storage import chosen_storage
 from seqmtl.errors import SeqmtlError
 from seqmtl.runner import reduced, refuse_unread
 from seqmtl.runs import Run, run_directory, run_label
+from seqmtl.targets import check_names
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -113,6 +114,7 @@ def check(config: Mapping[str, Any]) -> None:
     """
     if config["dry_run"] not in (True, False):
         raise SeqmtlError(f"dry_run must be true or false, not {config['dry_run']!r}")
+    check_names(config)
     if runner(config) is not None:
         _check_values(config, only_given=True)
     else:

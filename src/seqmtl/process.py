@@ -20,8 +20,8 @@ def die_with_parent() -> None:
 
 
 def for_children() -> dict[str, str]:
-    """What to add to a child's environment, so that it knows whether its parent still lives."""
-    return {PARENT: str(os.getpid())}
+    """What to add to a child's environment: whose it is, and that modules are not looked for in the working directory."""
+    return {PARENT: str(os.getpid()), "PYTHONSAFEPATH": "1"}
 
 
 def alive(pid: int) -> bool:

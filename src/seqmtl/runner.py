@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 Metrics = Mapping[str, float | None]
 
-READ = frozenset({"seed", "data_dir", "raw_dir", "output_dir", "debug", "dry_run", "launcher", "dataset", "model", "trainer"})
+READ = frozenset(
+    {"seed", "data_dir", "raw_dir", "output_dir", "debug", "dry_run", "allow", "launcher", "dataset", "model", "trainer"}
+)
 READ_OF_TRAINER = frozenset({"name", "devices", "threads", "log_every", "progress"})
 UNREAD = {"model": {"selection", "stages"}, "dataset": {"storage", "histories", "main_history"}}
 

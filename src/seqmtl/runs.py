@@ -22,13 +22,14 @@ from typing import Any, Literal
 
 from seqmtl.disk import disk_errors, write_file
 from seqmtl.lock import Owner, hold, owner
+from seqmtl.paths import file_name
 
 State = Literal["new", "running", "interrupted", "failed", "finished"]
 
 # Keys that do not change what a run computes: where it runs, what it shows, and what `prepare` was told (data have a version of
 # their own). A dotted path stands for all below it.
 NOT_HASHED = (
-    *("seed", "data_dir", "raw_dir", "output_dir", "debug", "dry_run", "dataset.prepare", "dataset.about", "launcher"),
+    *("seed", "data_dir", "raw_dir", "output_dir", "debug", "dry_run", "allow", "dataset.prepare", "dataset.about", "launcher"),
     # Read through prepare.simulate.rates, batch_size and model.trunk.profile.
     *("dataset.rates", "dataset.batch_size", "dataset.profile"),
     *("trainer.name", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.threads"),
@@ -52,9 +53,14 @@ def _counted(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def run_directory(config: dict[str, Any]) -> Path:
-    """Where the run of this resolved config lies."""
-    names = [config["dataset"]["name"], f"{config['model']['name']}-{config['loss']['name']}-{config_hash(config)}"]
-    return Path(config["output_dir"]).absolute().joinpath(*names, f"seed={config['seed']}")
+    """Where the run of this resolved config lies.
+
+    Raises:
+        SeqmtlError: a name in the config would lead elsewhere.
+    """
+    dataset, model, loss = (file_name(config[key]["name"], f"{key}.name") for key in ("dataset", "model", "loss"))
+    seed = file_name(f"seed={config['seed']}", "the folder of a seed")
+    return Path(config["output_dir"]).absolute() / dataset / f"{model}-{loss}-{config_hash(config)}" / seed
 
 
 def run_label(config: Mapping[str, Any]) -> str:

@@ -78,7 +78,7 @@ class Histories:
 def _open(directory: Path, sequence: Sequence) -> NDArray[np.int32]:
     path, items, again = directory / sequence.path, sequence.items, prepare_again(directory)
     try:
-        flat = np.load(path, mmap_mode="r")
+        flat = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise SeqmtlError(f"{path} is missing; {again}") from None
     except Exception as e:  # numpy parses the header as Python, and a damaged one fails in many ways

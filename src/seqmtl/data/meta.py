@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from seqmtl.errors import SeqmtlError
+from seqmtl.paths import file_name, refuse_links_out
 from seqmtl.types import Field, Schema, Task
 
 LAYOUT_VERSION = 1
@@ -87,9 +89,10 @@ def read_meta(directory: Path) -> Meta:
 
     Raises:
         FileNotFoundError: there is none (the caller knows which command makes it).
-        SeqmtlError: it is damaged, of another version, lacks a key, or names an outcome as a field.
+        SeqmtlError: it is damaged, of another version, lacks a key, names an outcome as a field, or leads out of `directory`.
     """
     path = directory / "meta.json"
+    refuse_links_out(directory)
     text = path.read_text(encoding="utf-8", errors="replace")
     again = prepare_again(directory)
     try:
@@ -104,6 +107,7 @@ def read_meta(directory: Path) -> Meta:
         meta = Meta(**{k: v for k, v in raw.items() if k in known})
         if not all(isinstance(getattr(meta, key), dict) for key in ("fields", "parents", "rows", "shards", "histories", "bags")):
             raise TypeError("fields, parents, rows, shards, histories and bags must be objects")
+        check_file_names(raw)
         checks = [_size(n) for n in meta.fields.values()]
         for name, history in meta.histories.items():
             if history["field"] not in meta.fields or not _count(history["items"]):
@@ -112,11 +116,7 @@ def read_meta(directory: Path) -> Meta:
             if not (_size(bag["size"]) and _count(bag["items"])):
                 raise TypeError(f"the multi-valued field {name} must have its size and the number of its items")
         for name in (*meta.histories, *meta.bags):
-            if (
-                "/" in name
-                or {f"{name}_end", f"{name}_len"} & {*meta.fields, *meta.parents}
-                or name in meta.histories.keys() & meta.bags
-            ):
+            if {f"{name}_end", f"{name}_len"} & {*meta.fields, *meta.parents} or name in meta.histories.keys() & meta.bags:
                 raise TypeError(f"{name} cannot be the name of a history or multi-valued field beside the other names")
         if not all(isinstance(meta.positives.get(split, {}), dict) for split in SPLITS):
             raise TypeError("positives must be {split: {task: number}}")
@@ -133,6 +133,20 @@ def read_meta(directory: Path) -> Meta:
             " take it out of `fields`"
         )
     return meta
+
+
+def check_file_names(raw: Mapping[str, Any]) -> None:
+    """Refuse names in a meta.json that would lead out of the dataset, or out of a run directory.
+
+    Raises:
+        SeqmtlError: names the first.
+    """
+    for key in ("fields", "parents", "histories", "bags"):
+        for name in raw.get(key, {}):
+            file_name(name, f"a name in {key}")
+    for path in raw.get("shards", {}):
+        for part in path.split("/"):
+            file_name(part, f"a part of '{path}' in shards")
 
 
 def _count(n: object) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 from seqmtl.data.meta import Meta, prepare_command, read_meta
 from seqmtl.errors import SeqmtlError
+from seqmtl.paths import file_name
 from seqmtl.types import Field, History, Schema
 
 
@@ -19,7 +20,7 @@ def open_dataset(config: Mapping[str, Any]) -> tuple[Path, Meta]:
         SeqmtlError: it is not prepared, or was made with other options; says what to do.
     """
     dataset = config["dataset"]
-    directory = Path(config["data_dir"]).absolute() / dataset["name"]
+    directory = Path(config["data_dir"]).absolute() / file_name(dataset["name"], "dataset.name")
     command = prepare_command(directory)
     try:
         meta = read_meta(directory)

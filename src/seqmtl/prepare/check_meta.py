@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from seqmtl.data.meta import LAYOUT_VERSION, OUTCOMES, SPLITS, Meta, read_meta
+from seqmtl.data.meta import LAYOUT_VERSION, OUTCOMES, SPLITS, Meta, check_file_names, read_meta
 from seqmtl.errors import SeqmtlError
+from seqmtl.paths import refuse_links_out
 from seqmtl.prepare.check_findings import Findings
 
 KIND = "meta.json"
@@ -17,6 +18,11 @@ KIND = "meta.json"
 def check_meta(directory: Path, findings: Findings) -> Meta | None:
     """The contents, as far as the rest of the check can go by them; None where it cannot."""
     say = _Sayer(findings)
+    try:
+        refuse_links_out(directory)
+    except SeqmtlError as e:
+        say.stop(str(e))
+        return None
     raw = _json(directory / "meta.json", say)
     if raw is None:
         return None
@@ -29,6 +35,11 @@ def check_meta(directory: Path, findings: Findings) -> Meta | None:
             say.stop(f"key '{key}' is missing")
     _types(raw, say)
     if say.fatal:
+        return None
+    try:
+        check_file_names(raw)
+    except SeqmtlError as e:
+        say.stop(str(e))
         return None
     meta = Meta(**{k: v for k, v in raw.items() if k in Meta.__dataclass_fields__})
     _names(meta, say)

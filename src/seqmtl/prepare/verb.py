@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 from seqmtl.data.meta import SPLITS, prepare_command, read_meta
 from seqmtl.disk import disk_errors
 from seqmtl.errors import SeqmtlError
+from seqmtl.paths import file_name
 from seqmtl.prepare.atomic import locked, recover, replacing
 from seqmtl.prepare.summary import print_summary
+from seqmtl.targets import find
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -37,7 +39,7 @@ def run(cfg: DictConfig) -> str:
     from rich.console import Console
 
     console = Console()
-    name = str(cfg.dataset.name)
+    name = file_name(cfg.dataset.name, "dataset.name")
     data_dir = Path(str(cfg.data_dir))
     raw_dir = Path(str(cfg.raw_dir)) if cfg.raw_dir is not None else data_dir / "raw" / name
     target = data_dir / name
@@ -146,11 +148,9 @@ def _make(console: Console, target: Path, raw_dir: Path, options: dict[str, Any]
 
 def _function(node: dict[str, Any], where: str, given: dict[str, Any]) -> Callable[..., Any]:
     """The function that `_target_` names, after a look at whether it takes the options given."""
-    from hydra.utils import get_method
-
     try:
-        function: Callable[..., Any] = get_method(str(node["_target_"]))
-    except Exception as e:
+        function: Callable[..., Any] = find(node.get("_target_"), "dataset.prepare")
+    except SeqmtlError as e:
         raise SeqmtlError(f"{where}._target_ must name a function: {node.get('_target_')!r} ({e})") from e
     takes = inspect.signature(function).parameters
     known = [k for k in takes if k not in ("raw_dir", "directory", "options", "report")]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from seqmtl.data.meta import OUTCOMES, SPLITS, Meta
 from seqmtl.disk import write_file
 from seqmtl.errors import SeqmtlError
+from seqmtl.paths import file_name
 from seqmtl.prepare.checksum import column_types, dataset_checksum, shard_hash
 from seqmtl.prepare.growing import HistoryFile, TruthFile, parquet_bytes, whole
 
@@ -34,7 +35,7 @@ class DatasetWriter:
         bags: names of multi-valued fields; their ids, ends and lengths are given as those of a history.
 
     Raises:
-        SeqmtlError: a field is an outcome or a label, a history is of no field; the disk refuses.
+        SeqmtlError: a name leads elsewhere, a field is an outcome or a label, a history is of no field; the disk refuses.
     """
 
     def __init__(
@@ -47,6 +48,8 @@ class DatasetWriter:
         histories: Mapping[str, str] | None = None,
         bags: Sequence[str] = (),
     ) -> None:
+        for name in (*fields, *parents, *(histories or ()), *bags):
+            file_name(name, "the name of a field, task, history or bag")
         outcomes = sorted((OUTCOMES | set(parents)) & set(fields))
         if outcomes:
             raise SeqmtlError(f"{', '.join(outcomes)} happens after the impression or is a label: it must not be a field")
