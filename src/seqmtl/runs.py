@@ -15,6 +15,7 @@ import fcntl
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -99,21 +100,39 @@ class Run:
         write_file(self.path / "status.json", (json.dumps(content, indent=1) + "\n").encode())
 
     def metrics(self) -> dict[str, float | None]:
-        """metrics.json, {} where there is none."""
+        """metrics.json, {} where there is none or it is damaged."""
         try:
-            return json.loads((self.path / "metrics.json").read_text(encoding="utf-8"))
+            metrics = json.loads((self.path / "metrics.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
+            return {}
+        return metrics if isinstance(metrics, dict) else {}
+
+    def write_finished(self, data_version: str, times: Mapping[str, float]) -> None:
+        """status.json of a run that is finished: with what tells whether its results are still what they were."""
+        self.write_status("finished", data_version=data_version, times=dict(times), results=self._results())
+
+    def _results(self) -> dict[str, int]:
+        """The checksum of metrics.json, the size of test_logits.npy, which may be too large to be read each time it is asked for."""
+        try:
+            checksum = zlib.crc32((self.path / "metrics.json").read_bytes())
+            return {"metrics_crc32": checksum, "logits_bytes": (self.path / "test_logits.npy").stat().st_size}
+        except OSError:
             return {}
 
     def finished(self, data_version: str) -> bool:
-        """Whether nothing is left to do: finished, and on these data."""
+        """Whether nothing is left to do: finished, on these data, and the results are there and whole."""
         status = self.status()
-        return status.get("state") == "finished" and status.get("data_version") == data_version and bool(self.metrics())
+        if status.get("state") != "finished" or status.get("data_version") != data_version or not self.metrics():
+            return False
+        return "results" not in status or status["results"] == self._results()
 
     def ready(self, data_version: str) -> None:
-        """Clear the way for a start: a run that was cut off keeps its files and goes on, any other's move to attempt-<n>/."""
+        """Clear the way for a start: a run that was cut off keeps its files and goes on, any other's move to attempt-<n>/.
+
+        One that is finished, but whose results are damaged, goes on, too: it is tested again.
+        """
         status = self.status()
-        if status.get("state") == "running" and status.get("data_version") == data_version:
+        if status.get("state") in ("running", "finished") and status.get("data_version") == data_version:
             return
         stay = ("config.yaml", ".lock", "console.log")
         files = [p for p in self.path.iterdir() if p.name not in stay and not p.name.startswith("attempt-")]
