@@ -7,7 +7,7 @@ https://arxiv.org/abs/2105.08489): a booster of binary trees for each task, on t
 Unusual: no torch module; job.py calls `run` in the place of its stages. The rows are binned once for all tasks, block by block
 from the int32 ids, so that no float copy of them ever exists. Numbers in metrics.json are seqmtl's own; LightGBM's only stop it.
 A job that was cut off keeps the boosters that are whole, and begins the next one from its first tree. The last line of a booster's
-file is its checksum, which LightGBM reads over: of a file that is cut off it would take the trees that are left.
+file is its checksum, which LightGBM reads over: a file that is cut off would abort the process.
 """
 
 from __future__ import annotations

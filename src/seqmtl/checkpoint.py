@@ -211,6 +211,7 @@ class LastCheckpoint(L.Callback):
                     raise DamagedError(f"{path} is not a state of this training")
                 unfit = selection.damaged(content["callbacks"][selection.state_key]["state"])
                 if not unfit:
+                    log.info("going on from %s", path)
                     return path
                 log.warning("missing or damaged, so that %s is of no use: %s", path, ", ".join(map(str, unfit)))
             except DamagedError as e:

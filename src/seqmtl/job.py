@@ -232,7 +232,9 @@ def _lost_peer(error: BaseException) -> bool:
         return False
     from torch.distributed import DistError
 
-    return isinstance(error, DistError) or (isinstance(error, RuntimeError) and "/gloo/" in str(error))  # gloo has no kind of its own
+    return isinstance(error, DistError) or (
+        isinstance(error, RuntimeError) and "/gloo/" in str(error)
+    )  # gloo has no kind of its own
 
 
 def _failed(here: Run, error: BaseException, tracker: Tracker | None, version: str) -> None:

@@ -112,7 +112,7 @@ class Run:
         self.write_status("finished", data_version=data_version, times=dict(times), results=self._results())
 
     def _results(self) -> dict[str, int]:
-        """The checksum of metrics.json, the size of test_logits.npy, which may be too large to be read each time it is asked for."""
+        """The checksum of metrics.json, and the size of test_logits.npy, which may be too large to be read each time."""
         try:
             checksum = zlib.crc32((self.path / "metrics.json").read_bytes())
             return {"metrics_crc32": checksum, "logits_bytes": (self.path / "test_logits.npy").stat().st_size}

@@ -30,8 +30,6 @@ from seqmtl.runs import config_hash
 from seqmtl.tracking import Tracker
 from seqmtl.types import Schema
 
-log = logging.getLogger("seqmtl")
-
 
 class Ranks(DDPStrategy):
     """A process group without the DDP wrapper: it would miss gradients that a step writes itself (see lit.py)."""
@@ -211,10 +209,8 @@ class Stage:
     def fit(self) -> None:
         """Train until the selection says stop, from the last state that is whole where there is one."""
         resume = self.last.found(self.selection, self.lit.rank)
-        if resume is not None:
-            log.info("going on from %s", resume)
         try:
-            self.trainer.fit(self.lit, datamodule=self.data, ckpt_path=None if resume is None else str(resume), weights_only=True)
+            self.trainer.fit(self.lit, datamodule=self.data, ckpt_path=resume, weights_only=True)
         finally:
             self.watch.progress.close()
         self.watch.flush()
