@@ -19,52 +19,20 @@ import platform
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
-import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-DATA = ("dataset=aliccp_sim", "dataset.prepare.simulate.train_rows=20000", "dataset.prepare.simulate.test_rows=4000")
+from chaos_compare import Found, compare
+from chaos_kills import PREPARE, Place, Strike, kill_command, kill_rank, kill_writer, orphans, polls
+
 TINY = ("batch_size=64", "trainer.max_epochs=4", "trainer.patience=4", "trainer.threads=1", "trainer.progress=none")
-OFTEN = ("trainer.checkpoint_every=20", "trainer.log_every=10")
-PREPARE = ("prepare",)
-TIMES = {"epoch_seconds", "train_rows_per_second", "test_seconds"}  # no two runs have the same; a resumed epoch has none
-PATIENCE = 900.0  # seconds after which a command hangs
+OFTEN = ("trainer.checkpoint_every=10", "trainer.log_every=5")
 BEGIN, END = "<!-- chaos -->", "<!-- /chaos -->"
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where it all happens, and the mark by which the processes of a command are found."""
-
-    root: Path
-    mark: str = field(default_factory=lambda: uuid.uuid4().hex)
-
-    def start(self, words: tuple[str, ...], output: str) -> subprocess.Popen[bytes]:
-        (self.root / output).mkdir(exist_ok=True)
-        own = [f"data_dir={self.root / 'data'}"] + [f"output_dir={self.root / output}"] * (words != PREPARE)
-        clean = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
-        with (self.root / f"{output}.log").open("ab") as log:
-            command = [sys.executable, "-m", "seqmtl.cli", *words, *DATA, *own]
-            return subprocess.Popen(command, env=clean | {"SEQMTL_CHAOS": self.mark}, stdout=log, stderr=log)
-
-    def alive(self) -> dict[int, bytes]:
-        """{process: its environment} of all that our commands began."""
-        found = {}
-        for process in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                environment = (process / "environ").read_bytes()
-                if self.mark.encode() in environment and int(process.name) != os.getpid():
-                    found[int(process.name)] = environment
-        return found
-
-
-Strike = Callable[[Place, "subprocess.Popen[bytes]", Path, random.Random], bool]
 
 
 @dataclass(frozen=True)
@@ -75,96 +43,6 @@ class Kind:
     kills: int
     words: Callable[[int], tuple[str, ...]]
     strike: Strike
-
-
-@dataclass
-class Found:
-    """What came of it."""
-
-    kills: int = 0
-    jobs: int = 0
-    equal: int = 0
-    anew: int = 0  # started anew where it could have gone on
-    mlflow: int = 0  # runs in MLflow that are finished
-    cut: int = 0  # runs in MLflow of a start that was killed before its first checkpoint
-    points: int = 0  # missing, twice or other
-    orphans: int = 0
-    left: int = 0  # temporary or half-written files
-    seconds: float = 0.0
-
-    @property
-    def good(self) -> bool:
-        return self.equal == self.mlflow == self.jobs > 0 and not (self.anew or self.points or self.orphans or self.left)
-
-
-def at_random(place: Place, process: subprocess.Popen[bytes], output: Path, rng: random.Random) -> bool:
-    """Wait for a drawn moment; False where the command ended before."""
-    writes = 0 if rng.random() < 0.2 else rng.randint(1, 3)
-    delay = rng.uniform(0, 0.3) if writes else rng.uniform(0, 15)
-    seen = _checkpoints(output)
-    for _ in _polls(process, 0.005):
-        if writes == 0:
-            break
-        now = _checkpoints(output)
-        writes, seen = writes - (now != seen), now
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(delay)
-    return process.poll() is None
-
-
-def _checkpoints(output: Path) -> dict[Path, int]:
-    found = {}
-    for path in output.rglob("last.ckpt"):
-        with contextlib.suppress(OSError):
-            found[path] = path.stat().st_ino
-    return found
-
-
-def _polls(process: subprocess.Popen[bytes], seconds: float) -> Iterator[None]:
-    """Again and again, while the command runs."""
-    deadline = time.monotonic() + PATIENCE
-    while process.poll() is None:
-        if time.monotonic() > deadline:
-            raise SystemExit(f"{' '.join(map(str, process.args))} hangs")  # type: ignore[arg-type]
-        yield
-        time.sleep(seconds)
-
-
-def kill_command(place: Place, process: subprocess.Popen[bytes], output: Path, rng: random.Random) -> bool:
-    """The process that was started; all its children must die with it."""
-    if not at_random(place, process, output, rng):
-        return False
-    process.kill()
-    return True
-
-
-def kill_rank(place: Place, process: subprocess.Popen[bytes], output: Path, rng: random.Random) -> bool:
-    """One of the ranks; the others and their command must end of themselves, and not well."""
-    if not at_random(place, process, output, rng):
-        return False
-    for _ in _polls(process, 0.05):
-        ranks = sorted(pid for pid, environment in place.alive().items() if b"\0LOCAL_RANK=" in b"\0" + environment)
-        if len(ranks) == 2:
-            os.kill(rng.choice(ranks), signal.SIGKILL)
-            break
-    else:
-        return False
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        if process.wait(120) == 0:
-            raise SystemExit("a job of two ranks, of which one was killed, ended with the status 0")
-    return True  # one that lives on is found by whoever counts orphans
-
-
-def kill_writer(place: Place, process: subprocess.Popen[bytes], output: Path, rng: random.Random) -> bool:
-    """While a transaction of MLflow's database is open: its journal is there."""
-    passed = rng.randint(0, 60)
-    for _ in _polls(process, 0.0002):
-        if any(name.endswith("-journal") for name in os.listdir(output)):  # noqa: PTH208 - as fast as can be
-            if passed == 0:
-                process.kill()
-                return True
-            passed -= 1
-    return False
 
 
 def try_kind(kind: Kind, place: Place, rng: random.Random) -> Found:
@@ -181,94 +59,28 @@ def try_kind(kind: Kind, place: Place, rng: random.Random) -> Found:
             if not kind.strike(place, process, place.root / rough, rng):
                 break
             found.kills += 1
-            found.orphans += _orphans(place, process)
+            found.orphans += orphans(place, process)
             print(f"{kind.name}: kill {found.kills} of {kind.kills}", file=sys.stderr, flush=True)
         _finish(place, words, rough)
-        _compare(place.root / calm, place.root / rough, found)
+        compare(place.root / calm, place.root / rough, found)
     found.seconds = time.monotonic() - began
     return found
 
 
 def _finish(place: Place, words: tuple[str, ...], output: str) -> None:
     process = place.start(words, output)
-    for _ in _polls(process, 0.05):
+    for _ in polls(process, 0.05):
         pass
     if process.returncode != 0:
         said = (place.root / f"{output}.log").read_text(errors="replace")
         raise SystemExit(f"{' '.join(words)} ended with the status {process.returncode}:\n{said[-3000:]}")
 
 
-def _orphans(place: Place, process: subprocess.Popen[bytes]) -> int:
-    """Processes that are left ten seconds after the kill; they are ended here."""
-    deadline = time.monotonic() + 10
-    while (left := place.alive()) and time.monotonic() < deadline:
-        process.poll()  # else it stays as a zombie
-        time.sleep(0.05)
-    for pid in left:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    process.wait()
-    return len(left)
-
-
-def _compare(calm: Path, rough: Path, found: Found) -> None:
-    runs = [path.parent.relative_to(calm) for path in sorted(calm.glob("*/*/*/metrics.json"))]
-    found.jobs += len(runs)
-    for run in runs:
-        same = [_bytes(calm / run / name) == _bytes(rough / run / name) for name in ("metrics.json", "test_logits.npy")]
-        found.equal += all(same)
-        found.anew += any((rough / run).glob("attempt-*"))
-    for path in rough.rglob("*"):
-        half = path.suffix == ".ckpt" and not _whole(path)
-        found.left += half or path.name.endswith((".tmp", "-journal", ".damaged.ckpt")) or path.name.startswith(".mlflow.db.")
-    calm_points, rough_points = _points(calm)[0], _points(rough)
-    found.mlflow += sum(len(points) == 1 for points in rough_points[0].values())
-    found.cut += rough_points[1]
-    for name, points in calm_points.items():
-        killed = rough_points[0].get(name, [{}])[0]
-        found.points += sum(points[0].get(key) != killed.get(key) for key in points[0].keys() | killed.keys())
-
-
-def _bytes(path: Path) -> bytes | None:
-    return path.read_bytes() if path.exists() else None
-
-
-def _whole(path: Path) -> bool:
-    from seqmtl.checkpoint import DamagedError, read_checkpoint
-
-    try:
-        read_checkpoint(path)
-    except DamagedError:
-        return False
-    return True
-
-
-Points = dict[str, list[tuple[int, float]]]
-
-
-def _points(output: Path) -> tuple[dict[str, list[Points]], int]:
-    """{name of a run: its points, for each run of that name that is finished}, and how many were cut off for good."""
-    from mlflow import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{output}/mlflow.db")
-    runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
-    finished: dict[str, list[Points]] = {}
-    for run in runs:
-        if run.info.status != "KILLED":  # RUNNING is none that a job may leave: it has no points of its end
-            keys = run.data.metrics.keys() - TIMES
-            histories = {
-                key: client.get_metric_history(run.info.run_id, key) for key in keys if key.rpartition("/")[2] not in TIMES
-            }
-            points = {key: sorted((m.step, m.value) for m in history) for key, history in histories.items()}
-            finished.setdefault(run.info.run_name, []).append(points)
-    return finished, sum(run.info.status == "KILLED" for run in runs)
-
-
 def kinds() -> list[Kind]:
     job = ("model=man", *TINY, *OFTEN, "+model.stages.meta.trainer.max_epochs=2")
     sweep = ("-m", "model=aitm,apem", "trainer.max_epochs=3", *TINY[:1], *TINY[2:], *OFTEN)
     ranks = ("model=mmoe", "trainer=ddp", "trainer.accelerator=cpu", *TINY, *OFTEN)
-    writer = ("model=shared_bottom", *TINY, "trainer.checkpoint_every=20", "trainer.log_every=1")
+    writer = ("model=shared_bottom", *TINY, "trainer.checkpoint_every=10", "trainer.log_every=1")
     return [
         Kind("job", 20, lambda n: (*job, f"seed={n}"), kill_command),
         Kind("sweep", 10, lambda n: (*sweep, f"seed={n},{n + 1}"), kill_command),
