@@ -269,3 +269,16 @@ def test_a_damaged_config_is_told_in_words(tmp_path: Path, content: str) -> None
     (tmp_path / "config.yaml").write_text(content)
     with pytest.raises(SeqmtlError, match="the command that began this run writes it anew"):
         job.read_config(tmp_path)
+
+
+def test_a_lost_rank_is_told_from_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gloo's words are those of torch 2.13; test_kill.py kills real ranks."""
+    from torch.distributed import DistBackendError
+
+    gone = RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:40609")
+    error = RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+    assert not job._lost_peer(gone), "one process has no peers"
+    monkeypatch.setattr(job, "WORLD_SIZE", 2)
+    assert job._lost_peer(gone)
+    assert job._lost_peer(DistBackendError("NCCL error"))
+    assert not job._lost_peer(error)

@@ -25,7 +25,7 @@ from seqmtl.runs import Run
 
 pytestmark = pytest.mark.slow
 
-HANGS = 300.0  # seconds; a loaded machine is slow
+HANGS = 900.0  # seconds; a loaded machine is slow
 
 
 @pytest.fixture(autouse=True)
@@ -97,7 +97,7 @@ def kill_and_run_again(run_dir: Path, rng: random.Random, kills: list[str], rank
     assert not list(run_dir.rglob(".*.tmp"))
 
 
-LONG = ("batch_size=4", "trainer.checkpoint_every=10", "trainer.max_epochs=4", "trainer.patience=4")
+LONG = ("batch_size=12", "trainer.checkpoint_every=5", "trainer.max_epochs=3", "trainer.patience=3")
 CASES = {
     "apem": ("model=apem",),
     "two stages, MAML, uncertainty": ("model=man", "model.trunk.dropout=0.2"),
@@ -123,7 +123,7 @@ def test_a_killed_lightgbm_ends_as_an_undisturbed_one(plan: Any) -> None:
     whole, cut = plan("model=lightgbm", name="whole"), plan("model=lightgbm", name="cut")
     for run_dir in (whole, cut):
         config = reduced(job.read_config(run_dir))
-        config["model"] |= {"rounds": 3000, "patience": 3000, "num_leaves": 7}
+        config["model"] |= {"rounds": 1000, "patience": 1000, "num_leaves": 7}
         (run_dir / "config.yaml").write_text(yaml.safe_dump(config))
     end(whole, 1)
     process = subprocess.Popen(command(cut))
@@ -139,7 +139,7 @@ def test_a_killed_lightgbm_ends_as_an_undisturbed_one(plan: Any) -> None:
 
 def test_a_killed_rank_is_a_job_to_go_on_with(plan: Any) -> None:
     """Whichever dies, torchrun's agent too: the others die with it, and the job ends as one of undisturbed ranks."""
-    options = (*LONG, "model=aitm", "trainer.devices=2", "trainer.strategy=ddp", "trainer.max_epochs=8", "trainer.patience=8")
+    options = (*LONG, "model=aitm", "trainer.devices=2", "trainer.strategy=ddp")
     whole, cut = plan(*options, name="whole"), plan(*options, name="cut")
     end(whole, 2)
     kill_and_run_again(cut, random.Random(0), ["last rank", "first rank", "both ranks", "itself"], ranks=2)

@@ -172,7 +172,8 @@ def _stages(
                 stage.start_from(best)
             stage.fit()
             _refuse_other_data(directory, version)
-            fitted = {"steps": stage.lit.global_step, "times": stage.times}
+            chosen = {key: value for key, value in stage.selection.state.get("", {}).items() if key in ("epoch", "score")}
+            fitted = {"steps": stage.lit.global_step, "times": stage.times, "best": chosen}
         steps += fitted["steps"]
         times |= {prefix + key: value for key, value in fitted["times"].items()}
         if last:
@@ -193,10 +194,10 @@ def _read_fitted(folder: Path) -> dict[str, Any]:
 
     try:
         fitted = json.loads((folder / FITTED).read_text(encoding="utf-8"))
-        load_weights(folder / "best.ckpt")
-    except (OSError, ValueError, SeqmtlError):
+        load_weights(folder / "best.ckpt", fitted["best"])
+    except (OSError, ValueError, TypeError, KeyError, SeqmtlError):
         return {}
-    return fitted if isinstance(fitted, dict) and {"steps", "times"} <= fitted.keys() else {}
+    return fitted
 
 
 def _finish(
