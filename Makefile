@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 DEMO_MODELS = shared_bottom,mmoe,aitm,apem
 PATHS = src tests benchmarks
 
-.PHONY: help setup demo test check format prepare ui bench wheel clean
+.PHONY: help setup demo test check format prepare ui bench chaos wheel clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -47,6 +47,9 @@ ui: setup  ## MLflow in the browser at http://127.0.0.1:5000
 
 bench: setup  ## logistic regression and LightGBM on data/kuairand (make prepare DATASET=kuairand)
 	$(BIN)/python benchmarks/kuairand_baselines.py
+
+chaos: setup  ## kill jobs, sweeps, ranks and writers at random moments (SEED=… repeats them), and compare; some ten minutes
+	$(BIN)/python benchmarks/chaos.py --seed "$(SEED)"
 
 wheel: setup  ## dist/seqmtl-*.whl
 	$(BIN)/python -m build --wheel --no-isolation

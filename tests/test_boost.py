@@ -233,6 +233,19 @@ def test_a_job_that_was_cut_off_keeps_the_boosters_that_are_whole(boosted: Any, 
         assert len(logged["val/auc/click"]) == expected["trees/click"] + SMALL["patience"], "one MLflow run, no point twice"
 
 
+def test_a_damaged_booster_is_boosted_anew(boosted: Any) -> None:
+    """LightGBM itself aborts the process on a file that is cut off."""
+    run_dir = boosted()
+    expected = job.run(run_dir)
+    before = {path.name: path.read_bytes() for path in (run_dir / "best.click.txt", run_dir / "test_logits.npy")}
+    (run_dir / "best.click.txt").write_bytes(before["best.click.txt"][:-300])
+    (run_dir / "metrics.json").unlink()
+    assert job.run(run_dir) == expected
+    assert {name: (run_dir / name).read_bytes() for name in before} == before
+    assert "best.click.txt is damaged: it is boosted anew" in (run_dir / "job.log").read_text()
+    assert points(run_dir)["val/auc/click"], "one MLflow run, no point twice"
+
+
 def test_boosters_of_other_data_are_not_kept(boosted: Any, dataset: Path) -> None:
     run_dir = boosted()
     before = job.run(run_dir)

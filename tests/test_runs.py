@@ -78,8 +78,8 @@ def test_an_interruption_from_outside_keeps_the_version_of_the_data(tmp_path: Pa
         ("interrupted", "", "interrupted", "new"),
         ("failed", "", "failed", "failed"),
         ("finished", '{"test/auc/click": 0.5}', "finished", "new"),
-        ("finished", "", "failed", "failed"),
-        ("finished", "[0.5]", "failed", "failed"),
+        ("finished", "", "interrupted", "new"),
+        ("finished", "[0.5]", "interrupted", "new"),
         ("", "", "new", "new"),
     ],
 )

@@ -6,7 +6,8 @@ https://arxiv.org/abs/2105.08489): a booster of binary trees for each task, on t
 
 Unusual: no torch module; job.py calls `run` in the place of its stages. The rows are binned once for all tasks, block by block
 from the int32 ids, so that no float copy of them ever exists. Numbers in metrics.json are seqmtl's own; LightGBM's only stop it.
-A job that was cut off keeps the boosters that are whole, and begins the next one from its first tree.
+A job that was cut off keeps the boosters that are whole, and begins the next one from its first tree. The last line of a booster's
+file is its checksum, which LightGBM reads over: a file that is cut off would abort the process.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import logging
 import math
 import re
 import time
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -44,6 +46,7 @@ LEAST = {"num_leaves": 2, "max_bin": 2, "bagging_freq": 0, "min_data_in_leaf": 0
 SHARES = ("learning_rate", "feature_fraction", "bagging_fraction")
 OURS = ("rounds", "patience", "categorical")  # the others are LightGBM's own
 
+CHECKSUM = "crc32="
 BLOCK = 2**17  # rows that are float64 at a time
 SECONDS_BETWEEN_LINES = 20.0
 
@@ -129,7 +132,7 @@ def run(config: dict[str, Any], folder: Path, directory: Path, meta: Meta, schem
     tasks, threads = schema.task_names, trainer["threads"] or 0
     params = options.params(config["seed"], threads)
     files = {task: folder / f"best.{task}.txt" for task in tasks}
-    missing = [task for task in tasks if not files[task].exists()]
+    missing = [task for task in tasks if not _whole(files[task])]
     log.info("LightGBM on the CPU, %s threads; to boost: %s", threads or "all", ", ".join(missing) or "nothing")
     lgb.register_logger(log)  # its warnings belong to job.log
 
@@ -154,7 +157,7 @@ def run(config: dict[str, Any], folder: Path, directory: Path, meta: Meta, schem
                 text = _grow(task, data, valid, params, options, trainer["log_every"], tracker)
                 if tracker is not None:
                     tracker.flush()  # what a resumed run does not compute again
-                write_file(files[task], text.encode())
+                write_file(files[task], f"{text}{CHECKSUM}{zlib.crc32(text.encode())}\n".encode())
             del data, valid, labels
         except lgb.basic.LightGBMError as e:
             raise SeqmtlError(f"LightGBM refuses ({str(e).splitlines()[0]}); its options: seqmtl model={name} --cfg job") from e
@@ -163,6 +166,17 @@ def run(config: dict[str, Any], folder: Path, directory: Path, meta: Meta, schem
     if tracker is not None:
         tracker.log(trees, step=0)
     return Trained(trees | measured("valid", "val", given=False)[0], lambda: measured("test", "test", given=True), None, times)
+
+
+def _whole(file: Path) -> bool:
+    """Whether a booster is there, with its checksum."""
+    if not file.exists():
+        return False
+    text, _, checksum = file.read_bytes().rpartition(CHECKSUM.encode())
+    whole = checksum == f"{zlib.crc32(text)}\n".encode()
+    if not whole:
+        log.warning("%s is damaged: it is boosted anew", file)
+    return whole
 
 
 Labels = dict[str, NDArray[np.int8]]

@@ -39,8 +39,11 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise SeqmtlError(f"could not write {where}: {cause}; {to_do}. Nothing half-written was kept.") from e
 
 
-def write_file(path: Path, data: bytes | memoryview) -> None:
-    """Writes a file under a temporary name, brings it to the disk, and renames it: complete, or as it was."""
+def write_file(path: Path, data: bytes | memoryview, previous: Path | None = None) -> None:
+    """Writes a file under a temporary name, brings it to the disk, and renames it: complete, or as it was.
+
+    What stood there is kept as `previous`, where one is given: at every moment one of the two is whole.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,6 +52,8 @@ def write_file(path: Path, data: bytes | memoryview) -> None:
                 f.write(data)
                 f.flush()
                 os.fsync(f.fileno())
+            if previous is not None and path.exists():
+                path.replace(previous)
             temporary.replace(path)
         except OSError:
             temporary.unlink(missing_ok=True)

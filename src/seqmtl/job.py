@@ -48,8 +48,19 @@ FITTED = "fitted.json"  # in the folder of an earlier stage: it needs no more tr
 
 
 def read_config(run_dir: Path) -> dict[str, Any]:
-    """The resolved config of a run."""
-    return yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8"))
+    """The resolved config of a run.
+
+    Raises:
+        SeqmtlError: it is missing or damaged.
+    """
+    path = run_dir / "config.yaml"
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as e:
+        raise SeqmtlError(f"{path} is missing or damaged; the command that began this run writes it anew") from e
+    if not isinstance(config, dict):
+        raise SeqmtlError(f"{path} is no config; the command that began this run writes it anew")
+    return config
 
 
 def run(run_dir: Path, sweep: str = "") -> dict[str, float | None]:
@@ -84,10 +95,15 @@ def run(run_dir: Path, sweep: str = "") -> dict[str, float | None]:
             except (KeyboardInterrupt, SystemExit):
                 raise  # status stays "running": the same command goes on from here
             except BaseException as e:
+                if _lost_peer(e) and not (run_dir / "error.txt").exists():
+                    log.warning("another rank of this job is gone; the same command goes on from the last checkpoint")
+                    raise  # as if this one had been killed, too
                 _failed(here, e, tracker, version)
                 raise
         if tracker is not None:
-            here.write_status("finished", data_version=version, times=times)
+            here.write_finished(version, times)
+            for path in run_dir.rglob("last.previous.ckpt"):
+                path.unlink()  # the size of the last one, and nothing is to be gone on with
         return metrics
 
 
@@ -158,7 +174,8 @@ def _stages(
                 stage.start_from(best)
             stage.fit()
             _refuse_other_data(directory, version)
-            fitted = {"steps": stage.lit.global_step, "times": stage.times}
+            chosen = {key: value for key, value in stage.selection.state.get("", {}).items() if key in ("epoch", "score")}
+            fitted = {"steps": stage.lit.global_step, "times": stage.times, "best": chosen}
         steps += fitted["steps"]
         times |= {prefix + key: value for key, value in fitted["times"].items()}
         if last:
@@ -174,11 +191,15 @@ def _stages(
 
 
 def _read_fitted(folder: Path) -> dict[str, Any]:
-    """Steps and times of an earlier stage that is finished, {} where it is not."""
+    """Steps and times of an earlier stage that is finished and has its weights, {} where it must be fitted."""
+    from seqmtl.checkpoint import load_weights
+
     try:
-        return json.loads((folder / FITTED).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        fitted = json.loads((folder / FITTED).read_text(encoding="utf-8"))
+        load_weights(folder / "best.ckpt", fitted["best"])
+    except (OSError, ValueError, TypeError, KeyError, SeqmtlError):
         return {}
+    return fitted
 
 
 def _finish(
@@ -206,6 +227,17 @@ def _finish(
         tracker.log(final | {"test_seconds": times["test_seconds"]}, step=0)
         tracker.end("FINISHED")
     return metrics, times
+
+
+def _lost_peer(error: BaseException) -> bool:
+    """Whether what failed is the talk between the ranks; a rank that fails of itself has written error.txt before it goes."""
+    if WORLD_SIZE == 1:
+        return False
+    from torch.distributed import DistError
+
+    return isinstance(error, DistError) or (
+        isinstance(error, RuntimeError) and "/gloo/" in str(error)
+    )  # gloo has no kind of its own
 
 
 def _failed(here: Run, error: BaseException, tracker: Tracker | None, version: str) -> None:

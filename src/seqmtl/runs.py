@@ -14,6 +14,7 @@ import copy
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -132,10 +133,25 @@ class Run:
             return {}
         return metrics if isinstance(metrics, dict) else {}
 
+    def write_finished(self, data_version: str, times: Mapping[str, float]) -> None:
+        """status.json of a run that is finished: with what tells whether its results are still what they were."""
+        self.write_status("finished", data_version=data_version, times=dict(times), results=self._results())
+
+    def _results(self) -> dict[str, int]:
+        """The checksum of metrics.json, and the size of test_logits.npy, which may be too large to be read each time."""
+        try:
+            checksum = zlib.crc32((self.path / "metrics.json").read_bytes())
+            return {"metrics_crc32": checksum, "logits_bytes": (self.path / "test_logits.npy").stat().st_size}
+        except OSError:
+            return {}
+
     def finished(self, data_version: str) -> bool:
-        """Whether nothing is left to do: finished, and on these data."""
+        """Whether nothing is left to do: finished, on these data, and the results are there and whole."""
         status = self.status()
-        return status.get("state") == "finished" and status.get("data_version") == data_version and bool(self.metrics())
+        return status.get("state") == "finished" and status.get("data_version") == data_version and self._whole(status)
+
+    def _whole(self, status: Mapping[str, Any]) -> bool:
+        return bool(self.metrics()) and ("results" not in status or status["results"] == self._results())
 
     def state(self, data_version: str | None = None, now: float | None = None) -> State:
         """What the run is now, whatever its files say: a run whose process is gone is interrupted, not running.
@@ -154,11 +170,11 @@ class Run:
         said = status.get("state")
         if holder is not None:
             return "running"
-        if said == "failed" or (said == "finished" and not self.metrics()):
+        if said == "failed":
             return "failed"
         if said not in ("running", "interrupted", "finished") or data_version not in (None, status.get("data_version")):
             return "new"
-        return "finished" if said == "finished" else "interrupted"
+        return "finished" if said == "finished" and self._whole(status) else "interrupted"
 
     def leftovers(self) -> list[Path]:
         """The files of an earlier attempt, which a start from the beginning moves away."""
@@ -174,9 +190,12 @@ class Run:
         return self.path / f"attempt-{max((int(n) for n in numbers if n.isdecimal()), default=0) + 1}"
 
     def ready(self, data_version: str) -> None:
-        """Clear the way for a start: a run that was cut off keeps its files and goes on, any other's move to attempt-<n>/."""
+        """Clear the way for a start: a run that was cut off keeps its files and goes on, any other's move to attempt-<n>/.
+
+        One that is finished, but whose results are damaged, goes on, too: it is tested again.
+        """
         status = self.status()
-        if status.get("state") in ("running", "interrupted") and status.get("data_version") == data_version:
+        if status.get("state") in ("running", "interrupted", "finished") and status.get("data_version") == data_version:
             return
         files = self.leftovers()
         if not files:

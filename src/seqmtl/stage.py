@@ -28,10 +28,9 @@ from seqmtl.lit import INIT, Lit, derive_seed
 from seqmtl.metrics import TaskMetrics
 from seqmtl.parameters import freeze, parameter_groups
 from seqmtl.progress import Progress
+from seqmtl.runs import config_hash
 from seqmtl.tracking import Tracker
 from seqmtl.types import Schema
-
-log = logging.getLogger("seqmtl")
 
 
 class Ranks(DDPStrategy):
@@ -197,8 +196,8 @@ class Stage:
         freeze(self.lit.named_parameters(), frozen)
         each = config["model"]["selection"] == "each"
         self.selection = Selection(folder, schema.task_names, each, trainer["patience"], config)
-        last = LastCheckpoint(folder / "last.ckpt", trainer["checkpoint_every"], self.watch.flush)
-        self.trainer = lightning_trainer(trainer, [self.selection, last], world_size)
+        self.last = LastCheckpoint(folder, trainer["checkpoint_every"], f"{config_hash(config)} seed={seed}", self.watch.flush)
+        self.trainer = lightning_trainer(trainer, [self.selection, self.last], world_size)
 
     @property
     def parameters(self) -> int:
@@ -225,12 +224,10 @@ class Stage:
         self.lit.first_step = best["step"]
 
     def fit(self) -> None:
-        """Train until the selection says stop, from last.ckpt where there is one."""
-        resume = self.folder / "last.ckpt"
-        if resume.exists():
-            log.info("going on from %s", resume)
+        """Train until the selection says stop, from the last state that is whole where there is one."""
+        resume = self.last.found(self.selection, self.lit.rank)
         try:
-            self.trainer.fit(self.lit, datamodule=self.data, ckpt_path=str(resume) if resume.exists() else None, weights_only=True)
+            self.trainer.fit(self.lit, datamodule=self.data, ckpt_path=resume, weights_only=True)
         finally:
             self.watch.progress.close()
         self.watch.flush()
@@ -252,7 +249,7 @@ class Stage:
         for key, state in self.selection.state.items():
             epoch = state["epoch"]
             if epoch not in seen:
-                self.lit.load_state_dict(load_weights(self.selection.path(key))["state_dict"])
+                self.lit.load_state_dict(load_weights(self.selection.path(key), state)["state_dict"])
                 self.trainer.test(self.lit, dataloaders=stream, verbose=False)
                 assert self.lit.test_logits is not None
                 seen[epoch] = self.lit.test_metrics, self.lit.test_logits

@@ -41,8 +41,8 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _has_state(run_dir: Path) -> bool:
     """Whether there is a state to go on from: of the last stage, or of an earlier one, which has a folder of its own."""
-    of_stages = [path for path in run_dir.glob("*/last.ckpt") if not path.parent.name.startswith("attempt-")]
-    return bool(of_stages) or (run_dir / "last.ckpt").exists()
+    of_stages = [path for path in run_dir.glob("*/last*.ckpt") if not path.parent.name.startswith("attempt-")]
+    return bool(of_stages) or any(run_dir.glob("last*.ckpt"))  # last.previous.ckpt, and what was damaged and set aside
 
 
 def git_commit() -> str:
