@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from seqmtl.build import build
 from seqmtl.checkpoint import AtomicCheckpointIO, LastCheckpoint, Selection, load_weights
 from seqmtl.data.downsample import chosen_downsample
-from seqmtl.data.meta import Meta
+from seqmtl.data.meta import Meta, data_version
 from seqmtl.data.storage import chosen_storage
 from seqmtl.datamodule import EVAL_ROWS, DataModule, Reading
 from seqmtl.errors import SeqmtlError
@@ -26,6 +26,7 @@ from seqmtl.lit import INIT, Lit, derive_seed
 from seqmtl.metrics import TaskMetrics
 from seqmtl.parameters import freeze, parameter_groups
 from seqmtl.progress import Progress
+from seqmtl.runs import config_hash
 from seqmtl.tracking import Tracker
 from seqmtl.types import Schema
 
@@ -148,20 +149,18 @@ class Stage:
         trainer, seed = config["trainer"], config["seed"]
         if trainer["threads"]:
             torch.set_num_threads(trainer["threads"])
-        self.config, self.folder, self.schema, self.world_size = config, folder, schema, world_size
+        self.config, self.folder, self.schema, self.rank, self.world_size = config, folder, schema, rank, world_size
         torch.manual_seed(derive_seed(seed, INIT))
         model, loss, step = make_parts(config, schema, world_size)
         batch_size = config["batch_size"] * getattr(step, "batches", 1)
         optimizer = dict(config["optimizer"])
         decay, frozen = optimizer.pop("decay"), optimizer.pop("freeze")
-        downsample = chosen_downsample(config["dataset"]["downsample"], meta)
-        reading = Reading(chosen_storage(config, meta, schema), trainer["workers"], downsample)
+        storage, downsample = chosen_storage(config, meta, schema), chosen_downsample(config["dataset"]["downsample"], meta)
+        reading = Reading(storage, trainer["workers"], downsample)
         reads = getattr(model, "histories", schema.history_names)
         self.data = DataModule(directory, meta, schema.read(reads), batch_size, seed, rank, world_size, reading)
         all_rows = self.data.rows()
-        rows = all_rows["train"]
-        if trainer["max_batches"] is not None:
-            rows = min(rows, trainer["max_batches"] * batch_size)
+        rows = min(all_rows["train"], (trainer["max_batches"] or all_rows["train"]) * batch_size)
         style = trainer["progress"] if rank == 0 else "none"
         self.watch = Watch(tracker, Progress(style, rows, trainer["max_epochs"], prefix), prefix, rows)
         self.lit = Lit(
@@ -176,10 +175,10 @@ class Stage:
             rank=rank,
             log_every=trainer["log_every"],
             observer=self.watch,
+            same={"the config": config_hash(config), "the seed": seed, "the version of the data": data_version(directory, meta)},
         )
         freeze(self.lit.named_parameters(), frozen)
-        each = config["model"]["selection"] == "each"
-        self.selection = Selection(folder, schema.task_names, each, trainer["patience"], config)
+        self.selection = Selection(folder, schema.task_names, config["model"]["selection"] == "each", trainer["patience"], config)
         last = LastCheckpoint(folder / "last.ckpt", trainer["checkpoint_every"], self.watch.flush)
         self.trainer = lightning_trainer(trainer, [self.selection, last], world_size)
 
@@ -252,9 +251,11 @@ class Stage:
 
     def _measure(self, logits: Tensor, y: Tensor) -> dict[str, float | None]:
         """Test metrics of columns that come from different epochs; auc_given is scored by log p_task - log p_parent."""
-        metrics = TaskMetrics(self.schema, len(logits), given=True)
-        for some, labels in zip(logits.split(EVAL_ROWS), y.split(EVAL_ROWS), strict=True):
-            metrics.update(some, labels.float())
+        # Each rank measures some of the rows, where its peers can take part: NCCL sums nothing on the CPU.
+        device = self.trainer.strategy.root_device
+        metrics = TaskMetrics(self.schema, len(logits), given=True).to(device)
+        for some, labels in list(zip(logits.split(EVAL_ROWS), y.split(EVAL_ROWS), strict=True))[self.rank :: self.world_size]:
+            metrics.update(some.to(device), labels.to(device).float())
         return {f"test/{name}": value for name, value in metrics.compute().items()}
 
     def best_metrics(self) -> dict[str, float | None]:
