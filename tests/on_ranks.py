@@ -35,7 +35,8 @@ def on_ranks(n: int, function: Callable[..., Any], *args: Any, seconds: float = 
             process.kill()
             process.join()
         said = "\n".join(path.read_text() for path in sorted(Path(folder).glob("*.txt")))
-        assert not late and not any(process.exitcode for process in ranks), f"{len(late)} ranks hang; {said}"
+        assert not late, f"{len(late)} ranks hang; {said}"
+        assert not any(process.exitcode for process in ranks), said
         return [torch.load(Path(folder) / f"{rank}.pt", weights_only=False) for rank in range(n)]
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import polars as pl
 import pytest
 import torch
 
@@ -39,6 +42,7 @@ def train(rank: int, n: int, configs: list[dict[str, Any]], folder: str) -> list
 
     found = []
     for number, config in enumerate(configs):
+        config["trainer"] |= {"devices": n, "strategy": "ddp" if n > 1 else "auto"}
         directory, meta = open_dataset(config)
         schema = chosen_schema(config, meta)
         told, best = Told(), None
@@ -75,7 +79,8 @@ def assert_alike(mine: dict[str, Any], wanted: dict[str, Any], rank: int, what: 
     else:
         assert [p[:2] for p in mine["points"]] == [p[:2] for p in wanted["points"]], what
         for (name, step, a), (_, _, b) in zip(mine["points"], wanted["points"], strict=True):
-            if "train/" in name and step <= 20:
+            counted = name.endswith(("undecided", "clipped"))  # rows beyond a bound: one row moves it by more
+            if "train/" in name and step <= 20 and not counted:
                 assert a == pytest.approx(b, rel=by, abs=by), (what, name, step)
     for name, value in wanted["metrics"].items():
         if value is not None:
@@ -132,6 +137,7 @@ OPTIONS = {
     "freeze": ("optimizer.freeze=[embedding]",),
     "decay": ("optimizer.decay=[{match: embedding, value: 0.01}]",),
     "downsample": ("dataset.downsample={task: purchase, rate: 0.4, seed: 0}",),
+    "bags": ("+dataset.bags.words=3",),
     "max_batches": ("trainer.max_batches=5",),
     "a last batch of one row": ("batch_size=599",),
     "a last batch of one row from the disk": ("batch_size=599", "dataset.storage=disk", "trainer.workers=2"),
@@ -160,12 +166,20 @@ def named(make: Compose, cases: dict[str, tuple[str, ...]], *more: str) -> dict[
     return found
 
 
-QUICK = {"single_task": (), "apem": ("loss=uncertainty", "batch_size=599", "trainer.max_epochs=8", "trainer.patience=1")}
-
-
 def test_two_ranks_train_as_one_process(make: Compose, tmp_path: Path) -> None:
-    """Also where the last batch has a row for one of them only, and training stops early."""
-    compare(2, named(make, QUICK), tmp_path)
+    """Parameters of the loss too, and a last batch of one row, which the first rank has to do without."""
+    compare(2, named(make, {"mmoe": ("loss=uncertainty", "batch_size=599")}), tmp_path)
+
+
+@pytest.mark.slow
+def test_ranks_stop_early_and_select_as_one_process(make: Compose, tmp_path: Path) -> None:
+    stops = ("trainer.max_epochs=12", "trainer.patience=1", "batch_size=100", "optimizer.lr=0.05")
+    configs = named(make, {"mmoe": stops, "single_task": (*stops, "trainer.patience=2")})
+    assert configs["single_task"]["model"]["selection"] == "each"
+    compare(2, configs, tmp_path, by=1e-4)
+    for number in range(2):
+        state = torch.load(tmp_path / "one" / str(number) / "main" / "last.ckpt", weights_only=True)
+        assert state["epoch"] < 11, "or it has not stopped early"
 
 
 @pytest.mark.slow
@@ -180,7 +194,25 @@ def test_models_of_histories_train_on_ranks_as_in_one_process(make: Compose, wit
     compare(2, named(make, WITH_HISTORIES, *with_histories), tmp_path)
 
 
+@pytest.fixture
+def with_words(dataset: Path) -> None:
+    """The tiny dataset gets a multi-valued field, and meta.json the counts of positives."""
+    rng = np.random.default_rng(0)
+    (dataset / "bags").mkdir()
+    np.save(dataset / "bags" / "words.npy", rng.integers(0, 9, 50).astype(np.int32))
+    meta = json.loads((dataset / "meta.json").read_text()) | {"bags": {"words": {"size": 9, "items": 50}}, "positives": {}}
+    for split in meta["rows"]:
+        whole = pl.concat([pl.read_parquet(path) for path in sorted((dataset / split).glob("*"))])
+        meta["positives"][split] = {task: int(whole[task].sum()) for task in meta["parents"]}
+    for shard in dataset.glob("*/*.parquet"):
+        frame = pl.read_parquet(shard)
+        ends, lengths = rng.integers(4, 50, len(frame)), rng.integers(0, 4, len(frame)).astype(np.int32)
+        frame.with_columns(words_end=ends, words_len=lengths).write_parquet(shard)
+    (dataset / "meta.json").write_text(json.dumps(meta))
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("with_words")
 @pytest.mark.parametrize("n", [2, 3])
 def test_options_mean_on_ranks_what_they_mean_in_one_process(n: int, make: Compose, tmp_path: Path) -> None:
     compare(n, named(make, OPTIONS | {"maml": ("step=maml", f"step.tasks={n}", "step.alpha=0.1")}), tmp_path)
