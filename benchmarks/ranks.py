@@ -56,7 +56,7 @@ def measure(rank: int, ranks: int, dim: int, rows: int, steps: int, folder: str)
         whole.append(1e3 * (time.perf_counter() - started))
     if rank == 0:
         megabytes = sum(p.numel() for p in model.parameters()) * 4 / 2**20
-        told = f"step {median(whole[2:]):7.1f} ms (least {min(whole):.1f}), exchange {median(sent[2:]):7.1f} ms (least {min(sent):.1f})"
+        told = ", ".join(f"{what} {median(x[2:]):.1f} ms (least {min(x):.1f})" for what, x in (("step", whole), ("exchange", sent)))
         print(f"dim {dim:2d}, {megabytes:5.1f} MB of gradients, {ranks} ranks: {told}", flush=True)
 
 

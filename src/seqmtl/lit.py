@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from seqmtl.metrics import TaskMetrics
 from seqmtl.parameters import parameter_groups
-from seqmtl.ranks import Exchange, gathered, refuse_difference, weight_facts
+from seqmtl.ranks import Exchange, gathered, refuse_difference
 from seqmtl.types import Batch, Schema
 
 Step = Callable[[nn.Module, nn.Module, Batch], dict[str, Tensor]]
@@ -108,7 +108,7 @@ class Lit(L.LightningModule):
 
     def on_train_start(self) -> None:
         start = {"torch": torch.__version__, "the number of optimizer steps so far": self.global_step}
-        refuse_difference(start | self.same | weight_facts(self))
+        refuse_difference(self, start | self.same)
         self._tell_step()
         done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
         if done:  # resumed in the middle of an epoch, whose start Lightning does not tell again

@@ -77,13 +77,19 @@ def running_statistics(module: nn.Module) -> list[Tensor]:
     return [x for norm in norms for x in (norm.running_mean, norm.running_var) if x is not None]
 
 
-def refuse_difference(facts: Mapping[str, object]) -> None:
+def refuse_difference(module: nn.Module, facts: Mapping[str, object]) -> None:
     """All ranks must begin alike: with another library, file or weight on one of them they would train nonsense without a word.
+
+    Args:
+        module: has the weights.
+        facts: {what: value}, compared before the weights.
 
     Raises:
         SeqmtlError: on every rank, naming the first fact that differs.
     """
-    ranks = gathered(dict(facts))
+    if world_size() == 1:
+        return
+    ranks = gathered(dict(facts) | _weight_facts(module))
     for name in dict.fromkeys(name for rank in ranks for name in rank):
         values = [rank.get(name) for rank in ranks]
         other = next((r for r, value in enumerate(values) if value != values[0]), None)
@@ -94,7 +100,7 @@ def refuse_difference(facts: Mapping[str, object]) -> None:
             )
 
 
-def weight_facts(module: nn.Module) -> dict[str, object]:
+def _weight_facts(module: nn.Module) -> dict[str, object]:
     """{what: shape and sum of the bits}: enough to tell weights from others, and a pass over them."""
     integer = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     return {
