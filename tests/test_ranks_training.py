@@ -64,29 +64,22 @@ def train(rank: int, n: int, configs: list[dict[str, Any]], folder: str) -> list
     return found
 
 
-def assert_alike(mine: dict[str, Any], wanted: dict[str, Any], rank: int, what: str, by: float = 1e-5, exact: bool = False) -> None:
-    """Of the losses of the first 20 steps, of all metrics that have a value, and of the test logits."""
+def assert_alike(mine: dict[str, Any], wanted: dict[str, Any], rank: int, what: str, by: float) -> None:
+    """Of all losses and terms, of the metrics, the logits, and when training stopped; by 0: of all bits, of the weights too."""
     for key in ("selected", "steps"):
         assert mine[key] == wanted[key], (what, key)
-    assert mine["metrics"].keys() == wanted["metrics"].keys(), what
-    assert [k for k, v in mine["metrics"].items() if v is None] == [k for k, v in wanted["metrics"].items() if v is None], what
-    if exact:
-        assert mine["metrics"] == wanted["metrics"], what
-        assert torch.equal(mine["logits"], wanted["logits"]), what
-        assert all(torch.equal(mine["weights"][name], x) for name, x in wanted["weights"].items()), what
     if rank:
         assert not mine["points"], "figures are logged by the first rank alone"
     else:
         assert [p[:2] for p in mine["points"]] == [p[:2] for p in wanted["points"]], what
         for (name, step, a), (_, _, b) in zip(mine["points"], wanted["points"], strict=True):
-            counted = name.endswith(("undecided", "clipped"))  # rows beyond a bound: one row moves it by more
-            if "train/" in name and step <= 20 and not counted:
-                assert a == pytest.approx(b, rel=by, abs=by), (what, name, step)
+            assert a == pytest.approx(b, rel=by, abs=by), (what, name, step)
+    assert mine["metrics"].keys() == wanted["metrics"].keys(), what
     for name, value in wanted["metrics"].items():
-        if value is not None:
-            # A hair's breadth may swap two rows: of 200, that moves an AUC by far more than a loss.
-            assert mine["metrics"][name] == pytest.approx(value, rel=1e-3, abs=1e-3), (what, name)
-    assert torch.allclose(mine["logits"], wanted["logits"], atol=1e-3, rtol=1e-3), what
+        assert mine["metrics"][name] == (None if value is None else pytest.approx(value, rel=by, abs=by)), (what, name)
+    assert torch.allclose(mine["logits"], wanted["logits"], rtol=by, atol=by), what
+    if not by:
+        assert all(torch.equal(mine["weights"][name], x) for name, x in wanted["weights"].items()), what
 
 
 @pytest.fixture
@@ -101,7 +94,10 @@ def make(dataset: Path, compose: Compose) -> Compose:
     return config
 
 
-def compare(n: int, configs: dict[str, dict[str, Any]], folder: Path, by: float = 1e-5) -> None:
+def compare(n: int, configs: dict[str, dict[str, Any]], folder: Path, by: float = 1e-6) -> None:
+    """In double precision, but for `by` above 1e-6: in single, Adam makes steps of full length of what is nothing but rounding."""
+    for config in configs.values():
+        config["trainer"]["precision"] = "64-true" if by <= 1e-6 else "32-true"
     expected = train(0, 1, list(configs.values()), str(folder / "one"))
     for rank, found in enumerate(on_ranks(n, train, list(configs.values()), str(folder / "many"))):
         for what, mine, wanted in zip(configs, found, expected, strict=True):
@@ -168,7 +164,7 @@ def named(make: Compose, cases: dict[str, tuple[str, ...]], *more: str) -> dict[
 
 def test_two_ranks_train_as_one_process(make: Compose, tmp_path: Path) -> None:
     """Parameters of the loss too, and a last batch of one row, which the first rank has to do without."""
-    compare(2, named(make, {"mmoe": ("loss=uncertainty", "batch_size=599")}), tmp_path)
+    compare(2, named(make, {"mmoe": ("loss=uncertainty", "batch_size=599")}), tmp_path, by=1e-5)
 
 
 @pytest.mark.slow
@@ -176,7 +172,7 @@ def test_ranks_stop_early_and_select_as_one_process(make: Compose, tmp_path: Pat
     stops = ("trainer.max_epochs=12", "trainer.patience=1", "batch_size=100", "optimizer.lr=0.05")
     configs = named(make, {"mmoe": stops, "single_task": (*stops, "trainer.patience=2")})
     assert configs["single_task"]["model"]["selection"] == "each"
-    compare(2, configs, tmp_path, by=1e-4)
+    compare(2, configs, tmp_path)
     for number in range(2):
         state = torch.load(tmp_path / "one" / str(number) / "main" / "last.ckpt", weights_only=True)
         assert state["epoch"] < 11, "or it has not stopped early"
@@ -258,6 +254,8 @@ def test_a_training_goes_on_in_the_middle_of_an_epoch(before: int, after: int, m
     for config in configs.values():
         if before == after:
             config["model"]["trunk"]["dropout"] = 0.3
+        else:
+            config["trainer"]["precision"] = "64-true"
     todo = list(configs.values())
     whole = on_ranks(before, train, todo, str(tmp_path / "whole"))
     on_ranks(before, cut, 18, todo, str(tmp_path / "cut"))
@@ -265,9 +263,7 @@ def test_a_training_goes_on_in_the_middle_of_an_epoch(before: int, after: int, m
     for rank, found in enumerate(resumed):
         for what, mine, wanted in zip(configs, found, whole[0], strict=True):
             mine["points"] = wanted["points"] if rank == 0 else []  # those before the cut are in the tracker of before
-            assert_alike(mine, wanted, rank, f"{what}, rank {rank}", exact=before == after)
-            wanted_loss = wanted["metrics"]["train/loss"]
-            assert mine["metrics"]["train/loss"] == pytest.approx(wanted_loss, rel=0 if before == after else 1e-5)
+            assert_alike(mine, wanted, rank, f"{what}, rank {rank}", by=0 if before == after else 1e-6)
 
 
 @pytest.mark.slow
