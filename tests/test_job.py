@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pkgutil
 import shutil
 import signal
@@ -446,24 +445,6 @@ def test_every_option_is_read(plan: Any, monkeypatch: pytest.MonkeyPatch) -> Non
     groups = ("trainer", "optimizer", "step", "launcher")  # their names are shown by --cfg job and logged
     unread = set(leaves(config)) - config.seen - elsewhere - {f"{g}.name" for g in groups}
     assert not unread
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("batch_size", "storage"),
-    [(64, "memory"), (599, "disk")],  # 599: the last batch of the 600 rows has one row, for one of the ranks
-)
-def test_two_ranks_equal_one_process(plan: Any, batch_size: int, storage: str) -> None:
-    options = ("model=mmoe", "model.trunk.dropout=0", "trainer.max_epochs=2", "trainer.log_every=1", f"batch_size={batch_size}")
-    options += (f"dataset.storage={storage}",)
-    one, two = plan(*options, name="one"), plan(*options, "trainer.devices=2", "trainer.strategy=ddp", name="two")
-    expected = job.run(one)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "seqmtl.job"]
-    subprocess.run([*torchrun, str(two)], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=180)
-    found = json.loads((two / "metrics.json").read_text())
-    for name, value in expected.items():
-        assert found[name] == pytest.approx(value, rel=1e-4), name
-    assert np.allclose(np.load(one / "test_logits.npy"), np.load(two / "test_logits.npy"), atol=1e-4)
 
 
 def test_task_metrics_are_those_of_the_schema() -> None:

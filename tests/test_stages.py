@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import os
 import pkgutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import yaml
@@ -262,18 +257,3 @@ class Other(torch.nn.Module):
         from seqmtl.types import Output
 
         return Output(self.bias.expand(len(batch), -1))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("batch_size", [32, 299])  # 299: the last step of the first stage has two rows, that of the second too
-def test_two_ranks_equal_one_process_in_both_stages(plan: Any, batch_size: int) -> None:
-    options = ("model=man", "trainer.max_epochs=2", f"batch_size={batch_size}", "model.stages.meta.step.alpha=0.5")
-    one, two = plan(*options, name="one"), plan(*options, "trainer.devices=2", "trainer.strategy=ddp", name="two")
-    expected = job.run(one)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "seqmtl.job"]
-    subprocess.run([*torchrun, str(two)], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=180)
-    found = json.loads((two / "metrics.json").read_text())
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        assert found[name] == pytest.approx(value, rel=1e-3), name
-    assert np.allclose(np.load(one / "test_logits.npy"), np.load(two / "test_logits.npy"), atol=1e-3)

@@ -1,7 +1,7 @@
 """The one LightningModule around any architecture. It knows no model, loss or step by name.
 
-Unusual: optimization is manual and there is no DDP wrapper. A step leaves gradients in `.grad`; here they are summed over the
-ranks, each weighted by its share of the global batch's rows, so that n ranks equal one process.
+Unusual: optimization is manual and there is no DDP wrapper. A step leaves gradients in `.grad`, weighted by the rank's share of
+the global batch's rows; here they are summed over the ranks (ranks.py), so that n ranks equal one process.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any, Protocol
 import lightning.pytorch as L
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from seqmtl.metrics import TaskMetrics
 from seqmtl.parameters import parameter_groups
+from seqmtl.ranks import Exchange, gathered, refuse_difference
 from seqmtl.types import Batch, Schema
 
 Step = Callable[[nn.Module, nn.Module, Batch], dict[str, Tensor]]
@@ -53,6 +53,7 @@ class Lit(L.LightningModule):
         seed, rank: of dropout.
         log_every: optimizer steps between two points of the training loss.
         observer: is told the figures.
+        same: facts that must be the same on all ranks, beside the weights.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Lit(L.LightningModule):
         rank: int,
         log_every: int,
         observer: Observer,
+        same: Mapping[str, object] | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -82,6 +84,8 @@ class Lit(L.LightningModule):
         self.rank = rank
         self.log_every = log_every
         self.observer = observer
+        self.same = dict(same or {})
+        self.exchange = Exchange()
         self.first_step = 0  # optimizer steps of earlier stages in the weights that this one starts from
         self.followers = [m for m in self.modules() if m is not self and hasattr(m, "set_step")]
         self.epoch_followers = [m for m in self.modules() if m is not self and hasattr(m, "set_epoch")]
@@ -103,6 +107,8 @@ class Lit(L.LightningModule):
     # -- training
 
     def on_train_start(self) -> None:
+        start = {"torch": torch.__version__, "the number of optimizer steps so far": self.global_step}
+        refuse_difference(self, start | self.same)
         self._tell_step()
         done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
         if done:  # resumed in the middle of an epoch, whose start Lightning does not tell again
@@ -127,10 +133,10 @@ class Lit(L.LightningModule):
         optimizer = self.optimizers()
         optimizer.zero_grad()
         terms = self.step(self.model, self.loss, batch)
-        self._sum_gradients()
+        terms = self.exchange(self, terms, batch.share)
         optimizer.step()
         self._tell_step()
-        self._add(terms, batch.share)
+        self._add(terms)
         if self.global_step % self.log_every == 0:
             self._log_interval(batch_idx)
 
@@ -138,26 +144,11 @@ class Lit(L.LightningModule):
         for module in self.followers:
             module.set_step(self.first_step + self.global_step)
 
-    def _sum_gradients(self) -> None:
-        if not _distributed():
-            return
-        gradients = []
-        for parameter in self.parameters():
-            if parameter.requires_grad:
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-                gradients.append(parameter.grad)
-        flat = torch.cat([g.reshape(-1) for g in gradients])
-        dist.all_reduce(flat)
-        for gradient, total in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-            gradient.copy_(total.view_as(gradient))
-
-    def _add(self, terms: Mapping[str, Tensor], share: float) -> None:
+    def _add(self, terms: Mapping[str, Tensor]) -> None:
         """Keep the terms on the device: a read of a value would wait for the device at every step."""
         for sums in (self.interval, self.epoch_terms):
             for name, value in (("batches", torch.ones((), device=self.device)), *terms.items()):
-                weighted = value.double() * (1.0 if name == "batches" else share)
-                sums[name] = sums[name] + weighted if name in sums else weighted
+                sums[name] = sums[name] + value.double() if name in sums else value.double()
 
     def _log_interval(self, batch_idx: int) -> None:
         self.observer.trained(_means(self.interval), self.global_step, batch_idx + 1)
@@ -203,7 +194,8 @@ class Lit(L.LightningModule):
         measured = self._metrics[0].compute() | _row_means(self._scalars, self.rows["test"])
         self.test_metrics = {f"test/{name}": value for name, value in measured.items()}
         self._metrics = ()
-        self.test_logits, self.test_labels = (torch.cat(_in_order(mine)) for mine in (self._logits, self._labels))
+        # In the order of the rows: each rank holds a contiguous range of them.
+        self.test_logits, self.test_labels = (torch.cat(gathered(torch.cat(mine))) for mine in (self._logits, self._labels))
         self._logits, self._labels = [], []
 
     def _update(self, batch: Batch) -> Tensor:
@@ -217,38 +209,19 @@ class Lit(L.LightningModule):
         return logits
 
 
-def _distributed() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-
-
-def _in_order(mine: list[Tensor]) -> list[Tensor]:
-    """What all ranks found, in the order of the rows: each rank holds a contiguous range of them."""
-    if not _distributed():
-        return mine
-    ranks: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(ranks, mine)
-    return [part for rank in ranks for part in rank]
-
-
 def _row_means(totals: Mapping[str, Tensor], rows: int) -> dict[str, float | None]:
     """{name: mean over the rows of all ranks}."""
     mine = {name: float(total) for name, total in totals.items()}
-    ranks: list[Any] = [mine]
-    if _distributed():
-        ranks = [None] * dist.get_world_size()
-        dist.all_gather_object(ranks, mine)  # a rank without rows has no names
+    ranks = gathered(mine)  # a rank without rows has no names
     names = dict.fromkeys(name for rank in ranks for name in rank)
     return {name: sum(rank.get(name, 0.0) for rank in ranks) / rows for name in names}
 
 
 def _means(sums: Mapping[str, Tensor]) -> dict[str, float]:
-    """{term: mean over the batches} and their total as `loss`; over all ranks where there are several."""
-    values = {name: value.clone() for name, value in sums.items()}
+    """{term: mean over the batches} and their total as `loss`."""
+    values = {name: float(value) for name, value in sums.items()}
     if not values:
         return {}
-    batches = float(values.pop("batches"))
-    if _distributed():
-        for value in values.values():
-            dist.all_reduce(value)
-    means = {f"train/{name}": float(value) / batches for name, value in values.items()}
+    batches = values.pop("batches")
+    means = {f"train/{name}": value / batches for name, value in values.items()}
     return {"train/loss": sum(v for k, v in means.items() if not k.startswith("train/extra/"))} | means

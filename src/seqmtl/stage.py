@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import time
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as L
 import torch
-import torch.distributed as dist
-from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
-from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from seqmtl.build import build
-from seqmtl.checkpoint import AtomicCheckpointIO, LastCheckpoint, Selection, load_weights
+from seqmtl.checkpoint import LastCheckpoint, Selection, load_weights
 from seqmtl.data.downsample import chosen_downsample
-from seqmtl.data.meta import Meta
+from seqmtl.data.meta import Meta, data_version
 from seqmtl.data.storage import chosen_storage
 from seqmtl.datamodule import EVAL_ROWS, DataModule, Reading
 from seqmtl.errors import SeqmtlError
@@ -30,29 +23,8 @@ from seqmtl.parameters import freeze, parameter_groups
 from seqmtl.progress import Progress
 from seqmtl.runs import config_hash
 from seqmtl.tracking import Tracker
+from seqmtl.trainer import lightning_trainer
 from seqmtl.types import Schema
-
-
-class Ranks(DDPStrategy):
-    """A process group without the DDP wrapper: it would miss gradients that a step writes itself (see lit.py)."""
-
-    def setup_distributed(self) -> None:
-        """Ranks of one node meet in a file (launch/ranks.py); those of several at torchrun's MASTER_ADDR."""
-        store = os.environ.get("SEQMTL_STORE")
-        if store and not dist.is_initialized():
-            rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-            device = self.root_device if self.root_device.type == "cuda" else None
-            dist.init_process_group(
-                self._get_process_group_backend(),
-                store=dist.FileStore(store, world_size),
-                rank=rank,
-                world_size=world_size,
-                device_id=device,
-            )
-        super().setup_distributed()
-
-    def configure_ddp(self) -> None:
-        """Leave the model as it is."""
 
 
 class Watch:
@@ -164,20 +136,18 @@ class Stage:
         trainer, seed = config["trainer"], config["seed"]
         if trainer["threads"]:
             torch.set_num_threads(trainer["threads"])
-        self.config, self.folder, self.schema, self.world_size = config, folder, schema, world_size
+        self.config, self.folder, self.schema, self.rank, self.world_size = config, folder, schema, rank, world_size
         torch.manual_seed(derive_seed(seed, INIT))
         model, loss, step = make_parts(config, schema, world_size)
         batch_size = config["batch_size"] * getattr(step, "batches", 1)
         optimizer = dict(config["optimizer"])
         decay, frozen = optimizer.pop("decay"), optimizer.pop("freeze")
-        downsample = chosen_downsample(config["dataset"]["downsample"], meta)
-        reading = Reading(chosen_storage(config, meta, schema), trainer["workers"], downsample)
+        storage, downsample = chosen_storage(config, meta, schema), chosen_downsample(config["dataset"]["downsample"], meta)
+        reading = Reading(storage, trainer["workers"], downsample)
         reads = getattr(model, "histories", schema.history_names)
         self.data = DataModule(directory, meta, schema.read(reads), batch_size, seed, rank, world_size, reading)
         all_rows = self.data.rows()
-        rows = all_rows["train"]
-        if trainer["max_batches"] is not None:
-            rows = min(rows, trainer["max_batches"] * batch_size)
+        rows = min(all_rows["train"], (trainer["max_batches"] or all_rows["train"]) * batch_size)
         style = trainer["progress"] if rank == 0 else "none"
         self.watch = Watch(tracker, Progress(style, rows, trainer["max_epochs"], prefix), prefix, rows)
         self.lit = Lit(
@@ -192,6 +162,7 @@ class Stage:
             rank=rank,
             log_every=trainer["log_every"],
             observer=self.watch,
+            same={"the config": config_hash(config), "the seed": seed, "the version of the data": data_version(directory, meta)},
         )
         freeze(self.lit.named_parameters(), frozen)
         each = config["model"]["selection"] == "each"
@@ -266,9 +237,11 @@ class Stage:
 
     def _measure(self, logits: Tensor, y: Tensor) -> dict[str, float | None]:
         """Test metrics of columns that come from different epochs; auc_given is scored by log p_task - log p_parent."""
-        metrics = TaskMetrics(self.schema, len(logits), given=True)
-        for some, labels in zip(logits.split(EVAL_ROWS), y.split(EVAL_ROWS), strict=True):
-            metrics.update(some, labels.float())
+        # Each rank measures some of the rows, where its peers can take part: NCCL sums nothing on the CPU.
+        device = self.trainer.strategy.root_device
+        metrics = TaskMetrics(self.schema, len(logits), given=True).to(device)
+        for some, labels in list(zip(logits.split(EVAL_ROWS), y.split(EVAL_ROWS), strict=True))[self.rank :: self.world_size]:
+            metrics.update(some.to(device), labels.to(device).float())
         return {f"test/{name}": value for name, value in metrics.compute().items()}
 
     def best_metrics(self) -> dict[str, float | None]:
@@ -282,36 +255,3 @@ class Stage:
             for name, value in state["metrics"].items()
             if name.startswith("val/") and name.rpartition("/")[2] == task
         }
-
-
-def lightning_trainer(options: Mapping[str, Any], callbacks: list[L.Callback], world_size: int) -> L.Trainer:
-    """Lightning's Trainer with nothing of its own: no logger, no files, no sampler."""
-    # Lightning 2.6 asks torch 2.13 in an old way; nothing that a user could do about it.
-    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # its notes on which accelerators this machine has not
-    strategy: Any = options["strategy"]
-    if world_size > 1 or strategy == "ddp":
-        strategy = Ranks(process_group_backend="gloo" if options["accelerator"] == "cpu" else "nccl")
-    # Of itself Lightning would take the tasks of a Slurm job for its ranks.
-    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # what was started: of another sweep, it may be on more devices
-    environment = TorchElasticEnvironment() if world_size > 1 else LightningEnvironment()
-    return L.Trainer(
-        accelerator=options["accelerator"],
-        devices=local_size,
-        num_nodes=world_size // local_size,
-        strategy=strategy,
-        precision=options["precision"],
-        max_epochs=options["max_epochs"],
-        limit_train_batches=1.0 if options["max_batches"] is None else options["max_batches"],
-        callbacks=callbacks,
-        plugins=[AtomicCheckpointIO(), environment],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        deterministic=True,
-        default_root_dir=os.devnull,
-    )

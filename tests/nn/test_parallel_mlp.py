@@ -99,3 +99,14 @@ def test_norms_are_those_of_torch() -> None:
     for i in range(2):
         torch.testing.assert_close(ParallelLayerNorm(2, 3)(x)[:, i], nn.LayerNorm(3)(x[:, i]))
         torch.testing.assert_close(ParallelBatchNorm(2, 3)(x)[:, i], nn.BatchNorm1d(3)(x[:, i]))
+
+
+def test_a_batch_of_one_row_is_normalised_as_in_evaluation() -> None:
+    """The last batch of an epoch may have one row, and a rank one of two."""
+    made = MLP(3, [4], n=2, norm="bn")
+    made(torch.randn(50, 1, 3))
+    row = torch.randn(1, 1, 3)
+    kept = made.state_dict()["layers.0.1.running_mean"].clone()
+    trained = made.train()(row)
+    assert torch.equal(made.layers[0][1].running_mean, kept)
+    assert torch.allclose(trained, made.eval()(row))

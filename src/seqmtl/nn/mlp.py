@@ -62,13 +62,20 @@ class ParallelLayerNorm(nn.Module):
 
 
 class ParallelBatchNorm(nn.BatchNorm1d):
-    """BatchNorm over all leading dimensions, for each of the n·width features: (…,n,width) → (…,n,width)."""
+    """BatchNorm over all leading dimensions, for each of the n·width features: (…,n,width) → (…,n,width).
+
+    A batch of one row has no variance: it takes the running statistics, and leaves them as they are.
+    """
 
     def __init__(self, n: int, width: int) -> None:
         super().__init__(n * width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.reshape(-1, self.num_features)).view(x.shape)
+        rows = x.reshape(-1, self.num_features)
+        if len(rows) > 1 or not self.training:
+            return super().forward(rows).view(x.shape)
+        out = F.batch_norm(rows, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return out.view(x.shape)
 
 
 NORMS = {"none": lambda n, width: nn.Identity(), "bn": ParallelBatchNorm, "ln": ParallelLayerNorm}
