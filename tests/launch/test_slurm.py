@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -119,6 +119,16 @@ def test_time_limits_are_read_as_slurm_reads_them(limit: int | str, expected: in
 def test_another_time_limit_is_refused(limit: Any) -> None:
     with pytest.raises(SeqmtlError, match=r"launcher\.time must be minutes, HH:MM:SS or D-HH:MM:SS"):
         slurm.minutes(limit)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "least"),
+    [("array", 0, 1), ("at_once", "many", 1), ("requeue", -1, 0), ("cpus", 1.5, 1), ("notice", True, 0)],
+)
+def test_options_that_make_no_sense_are_refused(cluster: Cluster, option: str, value: Any, least: int) -> None:
+    with pytest.raises(SeqmtlError, match=rf"launcher\.{option} must be a whole number of at least {least}, not {value!r}"):
+        cluster.run(cluster.job("a"), **{option: value})
+    assert not cluster.submitted()
 
 
 def test_what_is_asked_of_slurm(cluster: Cluster) -> None:
@@ -348,14 +358,22 @@ def start(folder: Path, *words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=folder, env=clean, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def in_queue(user_id: int = os.getuid()) -> str:
-    command = ["squeue", f"--user={user_id}", "--noheader", "--array", "--format=%i %T"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+def in_queue(*which: str) -> list[str]:
+    command = ["squeue", *which, f"--user={os.getuid()}", "--noheader", "--array", "--format=%i"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+
+
+@pytest.fixture
+def tidy(tmp_path: Path) -> Iterator[None]:
+    """Nothing of a failed test stays in the queue."""
+    yield
+    for note in tmp_path.glob("*/*/*/*/slurm.json"):
+        subprocess.run(["scancel", json.loads(note.read_text())["job_id"]], check=False)
 
 
 @pytest.mark.slow
 @there_is_slurm
-def test_a_sweep_on_slurm_one_of_it_fails(tmp_path: Path, dataset: Path) -> None:
+def test_a_sweep_on_slurm_one_of_it_fails(tmp_path: Path, dataset: Path, tidy: None) -> None:
     small = ("trainer=debug", "batch_size=50", "trainer.max_batches=4", "launcher=slurm", "launcher.time=20")
     sweep = start(tmp_path, *small, "optimizer.lr=1e-3,1e20", "seed=1,2")
     said, errors = sweep.communicate(timeout=900)
@@ -366,7 +384,7 @@ def test_a_sweep_on_slurm_one_of_it_fails(tmp_path: Path, dataset: Path) -> None
 
 @pytest.mark.slow
 @there_is_slurm
-def test_a_requeued_job_ends_as_an_undisturbed_one(tmp_path: Path, dataset: Path) -> None:
+def test_a_requeued_job_ends_as_an_undisturbed_one(tmp_path: Path, dataset: Path, tidy: None) -> None:
     whole = start(tmp_path, *LONG, "seed=1", "output_dir=whole")
     _, errors = whole.communicate(timeout=900)
     assert whole.returncode == 0, errors
@@ -376,9 +394,9 @@ def test_a_requeued_job_ends_as_an_undisturbed_one(tmp_path: Path, dataset: Path
         (run_dir,) = tmp_path.glob("cut/*/*/seed=1")
         job = json.loads((run_dir / slurm.NOTE).read_text())["job_id"]
         subprocess.run(["scontrol", "requeue", job], check=True)
-        _until(lambda: "PENDING" in in_queue())
-        assert Run(run_dir).status()["state"] == "interrupted"
-        subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=True)  # Slurm would wait two minutes
+        _until(lambda: Run(run_dir).status()["state"] == "interrupted")
+        _until(lambda: job in in_queue("--states=PENDING"))
+        subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=False)  # Slurm would wait two minutes
         _, errors = sweep.communicate(timeout=900)
     finally:
         sweep.kill()
@@ -391,8 +409,7 @@ def test_a_requeued_job_ends_as_an_undisturbed_one(tmp_path: Path, dataset: Path
 
 @pytest.mark.slow
 @there_is_slurm
-def test_ctrl_c_leaves_nothing_in_slurms_queue(tmp_path: Path, dataset: Path) -> None:
-    before = in_queue()
+def test_ctrl_c_leaves_nothing_in_slurms_queue(tmp_path: Path, dataset: Path, tidy: None) -> None:
     sweep = start(tmp_path, "batch_size=2", "trainer.max_epochs=10000", "trainer.patience=10000", "seed=1,2,3", "launcher=slurm")
     try:
         _until(lambda: any("epoch 1/" in p.read_text() for p in tmp_path.glob("outputs/*/*/*/job.log")))
@@ -402,7 +419,8 @@ def test_ctrl_c_leaves_nothing_in_slurms_queue(tmp_path: Path, dataset: Path) ->
         sweep.kill()
     assert sweep.returncode == 130
     assert "cancelling 3 jobs in Slurm's queue" in said
-    assert in_queue() == before
+    (array,) = re.findall(r"submitted to Slurm: (\d+)_0 to", said)
+    assert not [job for job in in_queue() if job.startswith(f"{array}_")]
     working = [p for p in Path("/proc").glob("[0-9]*/cmdline") if str(tmp_path).encode() in _read(p)]
     assert not working
 

@@ -22,6 +22,7 @@ from typing import Any
 
 from seqmtl.disk import disk_errors, write_file
 from seqmtl.errors import SeqmtlError
+from seqmtl.launch import squeue
 from seqmtl.launch.command import Job
 from seqmtl.launch.events import Events
 from seqmtl.launch.slurm_job import OnNode, write_reason
@@ -34,22 +35,6 @@ LOOK_SECONDS = 0.5  # between two looks for results
 POLL_SECONDS = 10.0  # between two questions to the cluster
 LOST_SECONDS = 30.0  # for the result of a job that left the queue to be seen on a network file system
 CANCEL_SECONDS = 20.0
-OVER = (
-    "BOOT_FAIL",
-    "CANCELLED",
-    "COMPLETED",
-    "DEADLINE",
-    "FAILED",
-    "NODE_FAIL",
-    "OUT_OF_MEMORY",
-    "PREEMPTED",
-    "REVOKED",
-    "TIMEOUT",
-)
-TO_DO = {
-    "OUT_OF_MEMORY": "; ask for more with launcher.memory",
-    "TIMEOUT": "; give it longer (launcher.time) or an earlier notice (launcher.notice)",
-}
 
 
 def run(
@@ -79,15 +64,15 @@ def run(
     Raises:
         SeqmtlError: there is no Slurm here, submitit is missing, or sbatch refuses.
     """
-    asked: dict[str, Any] = {
-        "job_name": NAME,
-        "partition": partition,
-        "account": account,
-        "qos": qos,
-        "constraint": constraint,
+    _check(at_once=at_once, array=array, requeue=requeue, notice=notice, cpus=cpus, gpus=gpus)
+    asked: dict[str, Any] = {"job_name": NAME, "partition": partition, "account": account, "qos": qos, "constraint": constraint}
+    asked |= {
         "mem": memory,
+        "time": minutes(time),
+        "signal_delay_s": notice,
+        "array_parallelism": at_once,
+        "setup": list(setup) or None,
     }
-    asked |= {"time": minutes(time), "signal_delay_s": notice, "array_parallelism": at_once, "setup": list(setup) or None}
     asked["additional_parameters"] = {"requeue": True} | dict(extra or {})
     if gpus is not None:
         jobs = [replace(job, gpus=gpus) for job in jobs]
@@ -100,7 +85,9 @@ def run(
             if waited:
                 log.info("%d jobs are in Slurm's queue already, of an earlier command: waiting for them", len(waited))
             for some in _arrays(left, array):
-                waited += _submit(some, sweep, place, requeue, asked | _size(some[0], cpus))
+                sent = _submit(some, sweep, place, requeue, asked | _size(some[0], cpus))
+                waited += sent
+                _note(sent, place)
         _wait(waited, events)
     except BaseException:
         _leave([queued for queued in waited if queued.own], detach)
@@ -132,6 +119,13 @@ class Queued:
             told = [line for line in str(e).splitlines() if re.match(r"\w[\w.]*(Error|Exception)\b", line)]
             return 1, f"{told[-1] if told else 'it could not be started'}; see {tasks[0].paths.stderr}"
         return next((result for result in results if result[0] != 0), results[0])
+
+
+def _check(**options: int | None) -> None:
+    for name, value in options.items():
+        least = 0 if name in ("requeue", "notice", "gpus") else 1
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+            raise SeqmtlError(f"launcher.{name} must be a whole number of at least {least}, not {value!r}")
 
 
 def minutes(limit: int | str) -> int:
@@ -180,12 +174,16 @@ def _submit(jobs: Sequence[Job], sweep: str, folder: Path, requeue: int, asked: 
             sent = [executor.submit(OnNode(str(j.run_dir), j.ranks, j.nodes, j.gpus, j.threads, sweep, requeue)) for j in jobs]
     except (RuntimeError, ValueError) as e:
         raise SeqmtlError(f"sbatch refused the jobs: {str(e).strip().splitlines()[-1]}") from e
-    for job, slurm in zip(jobs, sent, strict=True):
-        note = {"job_id": slurm.job_id, "folder": str(folder), "nodes": job.nodes}
-        write_file(job.run_dir / NOTE, (json.dumps(note) + "\n").encode())
-    first, last = sent[0].job_id, sent[-1].job_id
-    log.info("submitted to Slurm: %s; its logs lie in %s", first if first == last else f"{first} to {last}", folder)
     return [Queued(job, slurm) for job, slurm in zip(jobs, sent, strict=True)]
+
+
+def _note(sent: Sequence[Queued], folder: Path) -> None:
+    """Write into the run directories where their jobs are, so that they are found again."""
+    for queued in sent:
+        note = {"job_id": queued.id, "folder": str(folder), "nodes": queued.job.nodes}
+        write_file(queued.job.run_dir / NOTE, (json.dumps(note) + "\n").encode())
+    first, last = sent[0].id, sent[-1].id
+    log.info("submitted to Slurm: %s; its logs lie in %s", first if first == last else f"{first} to {last}", folder)
 
 
 def _found(jobs: Iterable[Job]) -> list[Queued]:
@@ -197,10 +195,10 @@ def _found(jobs: Iterable[Job]) -> list[Queued]:
             note = json.loads((job.run_dir / NOTE).read_text(encoding="utf-8"))
             slurm = submitit.SlurmJob(Path(note["folder"]) / "%j", str(note["job_id"]), tasks=list(range(note["nodes"])))
             noted.append(Queued(job, slurm, own=False))
-    states = _states() if noted else {}
+    states = squeue.states() if noted else {}
     if states is None:
         raise SeqmtlError("squeue does not answer, and some of these jobs may be in Slurm's queue already; try again later")
-    live = [queued for queued in noted if states.get(queued.id, "COMPLETING") not in (*OVER, "COMPLETING")]
+    live = [queued for queued in noted if states.get(queued.id, "COMPLETING") not in (*squeue.OVER, "COMPLETING")]
     return [queued for queued in live if queued.outcome() is None]
 
 
@@ -211,7 +209,7 @@ def _wait(waited: Sequence[Queued], events: Events) -> None:
     while left:
         if clock.monotonic() - asked >= POLL_SECONDS:
             asked = clock.monotonic()
-            _look(left, _states(), events, asked)
+            _look(left, squeue.states(), events, asked)
         for queued in list(left):
             outcome = queued.outcome()
             if outcome is None and queued.lost is not None and clock.monotonic() - queued.lost > LOST_SECONDS:
@@ -233,7 +231,7 @@ def _look(left: Iterable[Queued], states: Mapping[str, str] | None, events: Even
         if state == "RUNNING" and not queued.started:
             queued.started = True
             events.started(queued.job)
-        if state not in (*OVER, "OVER"):
+        if state not in (*squeue.OVER, "OVER"):
             queued.lost = None
         elif queued.lost is None:
             queued.lost = now
@@ -241,24 +239,12 @@ def _look(left: Iterable[Queued], states: Mapping[str, str] | None, events: Even
 
 def _gone(queued: Queued) -> tuple[int, str]:
     """A job that left the queue without a result."""
-    state = (_states() or {}).get(queued.id, "")
-    said = (
-        f"Slurm ended it ({state.lower().replace('_', ' ')}){TO_DO.get(state, '')}" if state else "it is no longer in Slurm's queue"
-    )
+    state = (squeue.states() or {}).get(queued.id, "")
+    said = squeue.in_words(state) if state else "it is no longer in Slurm's queue"
     logs = queued.slurm.task(0).paths.stderr
     reason = f"{said}; the same command goes on from its last checkpoint (Slurm's log: {logs})"
     write_reason(queued.job.run_dir, reason)
     return 1, reason
-
-
-def _states() -> dict[str, str] | None:
-    """{id: state} of this user's jobs, those that ended some minutes ago included; None where squeue does not answer."""
-    command = ["squeue", f"--user={os.getuid()}", "--states=all", "--array", "--noheader", "--format=%i|%T"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return dict(line.strip().split("|", 1) for line in done.stdout.splitlines() if "|" in line)
 
 
 def _leave(own: Sequence[Queued], detach: bool) -> None:
@@ -274,8 +260,8 @@ def _leave(own: Sequence[Queued], detach: bool) -> None:
         (queued.job.run_dir / NOTE).unlink(missing_ok=True)
     deadline = clock.monotonic() + CANCEL_SECONDS
     while clock.monotonic() < deadline:
-        states = _states() or {}
-        if all(states.get(queued.id, "CANCELLED") in OVER for queued in own):
+        states = squeue.states() or {}
+        if all(states.get(queued.id, "CANCELLED") in squeue.OVER for queued in own):
             return
         clock.sleep(LOOK_SECONDS)
 
