@@ -178,7 +178,7 @@ class Run:
 
     def leftovers(self) -> list[Path]:
         """The files of an earlier attempt, which a start from the beginning moves away."""
-        stay = ("config.yaml", ".lock", "console.log")
+        stay = ("config.yaml", ".lock", "console.log", "slurm.json")
         try:
             return [p for p in self.path.iterdir() if p.name not in stay and not p.name.startswith("attempt-")]
         except OSError:
