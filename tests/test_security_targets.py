@@ -181,7 +181,7 @@ def guarded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     from omegaconf.resolvers import oc
 
     monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", ConfigLoaderImpl.load_configuration)
-    guard()
+    guard("")
     yield
     OmegaConf.register_new_resolver("oc.env", oc.env, use_cache=False, replace=True)
 

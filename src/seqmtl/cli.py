@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from seqmtl.errors import SeqmtlError
 from seqmtl.shipped import conf_directory
-from seqmtl.targets import allow
+from seqmtl.targets import allow, refuse_shell
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -66,8 +66,6 @@ def compose(verb: str, task: Task) -> None:
 
     from seqmtl.composition import guard
 
-    guard()
-
     @hydra.main(version_base="1.3", config_path=str(conf_directory()), config_name=verb)
     def main(cfg: DictConfig) -> None:
         hydra_config = HydraConfig.get()
@@ -77,6 +75,9 @@ def compose(verb: str, task: Task) -> None:
         if {"-m", "--multirun"} & set(sys.argv):  # Hydra wants a directory, and nobody reads what it writes there
             place = stack.enter_context(tempfile.TemporaryDirectory())
             sys.argv.append(f"hydra.sweep.dir='{place}'")
+            guard(place)
+        else:
+            guard("")
         main()
 
 
@@ -96,6 +97,7 @@ def run(verb: str) -> int:
                 os.environ["HYDRA_FULL_ERROR"] = "1"
             try:
                 allow(cfg.get("allow"), sys.argv[1:])
+                refuse_shell(cfg.get("launcher", {}).get("setup"), sys.argv[1:])
                 task(cfg, sweep, overrides)
             except SeqmtlError as e:
                 errors.append(e)

@@ -20,7 +20,7 @@ HARMLESS: dict[str, tuple[Any, ...]] = {
     "launcher": ({"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"},),
     "sweeper": ({"_target_": "hydra._internal.core_plugins.basic_sweeper.BasicSweeper", "max_batch_size": None, "params": None},),
     "run.dir": (".",),
-    "sweep.dir": ("${output_dir}/.sweep", "multirun/${now:%Y-%m-%d}/${now:%H-%M-%S}"),  # the latter of prepare, which has no sweeps
+    "sweep.dir": ("multirun/${now:%Y-%m-%d}/${now:%H-%M-%S}",),
     "output_subdir": (None,),
     "job.chdir": (None, False),
     "job.env_copy": ([],),  # before env_set, into which Hydra has copied the values, so that they are not shown
@@ -28,11 +28,16 @@ HARMLESS: dict[str, tuple[Any, ...]] = {
 }
 
 
-def guard() -> None:
-    """From here on Hydra refuses configs that make it do more than compose, and configs that read the environment."""
+def guard(sweep_dir: str) -> None:
+    """From here on Hydra refuses configs that make it do more than compose, and configs that read the environment.
+
+    Args:
+        sweep_dir: the directory that Hydra was given for a sweep.
+    """
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from omegaconf import OmegaConf
 
+    HARMLESS["sweep.dir"] += (sweep_dir,)
     compose = ConfigLoaderImpl.load_configuration
     if compose.__module__ == __name__:
         return

@@ -47,7 +47,7 @@ def allow(given: Any, words: Sequence[str]) -> None:
     """
     if not given:
         return
-    if not any(word.lstrip("+").startswith("allow=") for word in words):
+    if not _said("allow", words):
         raise SeqmtlError(
             f"a config sets allow={list(given)}, but which code may run is said on the command line only;"
             f" if you trust it, take allow out of the config and add allow=[{','.join(map(str, given))}] to the command"
@@ -55,6 +55,22 @@ def allow(given: Any, words: Sequence[str]) -> None:
     if isinstance(given, str) or not all(isinstance(package, str) and PACKAGE.fullmatch(package) for package in given):
         raise SeqmtlError(f"allow must be a list of packages: allow=[mylab.], not {given!r}")
     os.environ[ENVIRONMENT] = ",".join(dict.fromkeys([*_allowed(), *given]))
+
+
+def refuse_shell(setup: Any, words: Sequence[str]) -> None:
+    """Refuse `launcher.setup`, lines of shell, where a config brings them along.
+
+    Raises:
+        SeqmtlError: they do not stand on the command line.
+    """
+    if setup and not _said("launcher.setup", words):
+        raise SeqmtlError(
+            f"a config sets launcher.setup={setup}, but which shell may run is said on the command line only: launcher.setup=[…]"
+        )
+
+
+def _said(key: str, words: Sequence[str]) -> bool:
+    return any(word.lstrip("+").startswith(f"{key}=") for word in words)
 
 
 def _allowed() -> list[str]:

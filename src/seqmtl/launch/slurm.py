@@ -73,6 +73,7 @@ def run(
         "array_parallelism": at_once,
         "setup": list(setup) or None,
     }
+    _refuse_script(asked | dict(extra or {}) | {"folder": folder})
     asked["additional_parameters"] = {"requeue": True} | dict(extra or {})
     if gpus is not None:
         jobs = [replace(job, gpus=gpus) for job in jobs]
@@ -126,6 +127,13 @@ def _check(**options: int | None) -> None:
         least = 0 if name in ("requeue", "notice", "gpus") else 1
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
             raise SeqmtlError(f"launcher.{name} must be a whole number of at least {least}, not {value!r}")
+
+
+def _refuse_script(asked: Mapping[str, Any]) -> None:
+    """Each value becomes a line of the script that sbatch runs: one of several lines would be shell."""
+    for key, value in asked.items():
+        if key != "setup" and not (re.fullmatch(r"\w+", key) and str(value).isprintable()):
+            raise SeqmtlError(f"launcher: {key}={value!r} is no parameter of sbatch; it must be one line of plain characters")
 
 
 def minutes(limit: int | str) -> int:
