@@ -175,7 +175,7 @@ def test_a_ray_of_this_machine_is_on_loopback_alone_and_leaves_nothing_behind(tm
 def test_what_has_room_nowhere_is_refused_at_once(start: Any) -> None:
     pytest.importorskip("ray")
     said, errors = start("seed=1", "launcher.cpus=1000").communicate(timeout=PATIENCE)
-    assert "it asks for 1000 cores and 0 GPUs of one node, and the nodes of this Ray have: 127.0.0.1" in errors
+    assert "it asks for 1000 cores and 0 GPUs of one node, and the nodes of this Ray have 127.0.0.1: " in errors
     assert "0 of 1 jobs finished" in said
 
 

@@ -145,13 +145,10 @@ def _without_room(job: Job, cpus: int | None, events: Events) -> bool:
 
     if _room(job, cpus):
         return False
-    has = (
-        f"{n['NodeManagerAddress']} {n['Resources'].get('CPU', 0):g} and {n['Resources'].get('GPU', 0):g}"
-        for n in ray.nodes()
-        if n["Alive"]
-    )
+    nodes = [(node["NodeManagerAddress"], node["Resources"]) for node in ray.nodes() if node["Alive"]]
+    has = ", ".join(f"{place}: {n.get('CPU', 0):g} cores and {n.get('GPU', 0):g} GPUs" for place, n in nodes)
     asks = f"it asks for {job.ranks * _cores(job, cpus)} cores and {job.gpus} GPUs of one node"
-    events.ended(job, 1, f"{asks}, and the nodes of this Ray have: {', '.join(has)}; lower trainer.devices or launcher.cpus")
+    events.ended(job, 1, f"{asks}, and the nodes of this Ray have {has}; lower trainer.devices or launcher.cpus")
     return True
 
 
