@@ -10,7 +10,7 @@ import logging
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -89,6 +89,7 @@ def _single(planned: Planned) -> int:
     out.print(run_table(f"{planned.label} on {planned.config['dataset']['name']}", tasks, metrics))
     took = seconds(time.monotonic() - started) if todo else "finished before, nothing to do"
     print(f"{took}; the run lies in {run.path}")
+    _send_rest([planned])
     return 0
 
 
@@ -226,7 +227,17 @@ def _summary(plan: Plan) -> int:
             print(f"    see {planned.run.path}", file=sys.stderr)
     place = Path(plan.jobs[0].config["output_dir"]).absolute()
     print(f"{len(plan.jobs) - len(failed)} of {len(plan.jobs)} jobs finished; the runs lie in {place}")
+    _send_rest(plan.jobs)
     return 1 if failed else 0
+
+
+def _send_rest(jobs: Sequence[Planned]) -> None:
+    """Say what MLflow has not got, after one more try."""
+    from seqmtl.sync import send_rest
+
+    line = send_rest(Path(jobs[0].config["output_dir"]), [p.run.path for p in jobs if p.run is not None])
+    if line:
+        print(line, flush=True)
 
 
 def _by_seed(jobs: list[Planned]) -> dict[str, list[Mapping[str, float | None]]]:
