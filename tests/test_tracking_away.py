@@ -249,17 +249,19 @@ def test_a_refusal_is_told_at_once_and_leaves_no_journal(
     if status == 503:
         assert start(tmp_path).waits, "a delay"
         return
-    with pytest.raises(SeqmtlError, match="fails .*; see MLFLOW_TRACKING_URI") as error:
+    with pytest.raises(SeqmtlError, match=r"fails .*; see MLFLOW_TRACKING_URI") as error:
         start(tmp_path)
     assert "Hidden" not in str(error.value)
     assert not list((tmp_path / "run").glob("mlflow*"))
 
 
-@pytest.mark.parametrize("uri", ["htp://127.0.0.1", "http://", "localhost:5000", "http://[bad", "./mlruns", "postgresqll://u:p@h/d"])
+@pytest.mark.parametrize(
+    "uri", ["htp://127.0.0.1", "http://", "localhost:5000", "http://[bad", "./mlruns", "postgresqll://u:p@h/d"]
+)
 def test_a_malformed_address_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    with pytest.raises(SeqmtlError, match="MLflow at .* (fails|needs)"):
+    with pytest.raises(SeqmtlError, match=r"MLflow at .* (fails|needs)"):
         start(tmp_path)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from urllib.parse import parse_qsl, quote, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote
 
 HIDDEN = "***"
 _OTHERS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")  # MLflow's own ways to give what the address leaves out
@@ -32,10 +32,7 @@ def _secrets() -> Iterator[str]:
     before, at, _ = uri.partition("://")[2].rpartition("@")
     if at:
         given += before.split("/")[0].split(":", 1)
-    try:
-        # A word such as `require` of sslmode is no secret, and found in any text.
-        given += [value for _, value in parse_qsl(urlsplit(uri).query) if len(value) > 7 and "/" not in value]
-    except ValueError:  # not an address at all
-        pass
+    # A word such as `require` of sslmode is no secret, and found in any text.
+    given += [value for _, value in parse_qsl(uri.partition("?")[2]) if len(value) > 7 and "/" not in value]
     for secret in given:
         yield from (form for form in (secret, unquote(secret), quote(unquote(secret), safe="")) if form)
