@@ -90,25 +90,6 @@ def test_a_database_of_a_newer_schema(tmp_path: Path) -> None:
         start(newer)
 
 
-@pytest.mark.slow
-def test_a_locked_database(tmp_path: Path) -> None:
-    start(tmp_path).end("FINISHED")
-    other = sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)
-    other.execute("begin exclusive")
-    try:
-        with pytest.raises(SeqmtlError, match="is locked by another process"):
-            start(tmp_path)
-    finally:
-        other.close()
-
-
-def test_a_server_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(SeqmtlError, match=r"MLflow at http://127\.0\.0\.1:9 fails"):
-        start(tmp_path)
-
-
 def test_another_directory_on_the_same_server_has_a_run_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     first = start(tmp_path)

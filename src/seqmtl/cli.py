@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seqmtl.errors import SeqmtlError
+from seqmtl.redact import hide
 from seqmtl.shipped import conf_directory
 from seqmtl.targets import allow, refuse_shell
 
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
     Task = Callable[[DictConfig, bool, list[str]], Any]
 
-VERBS = ("train", "prepare", "status")
+PLAIN = ("status", "sync")  # verbs without a config
+VERBS = ("train", "prepare", *PLAIN)
 
 
 def take_verb(argv: list[str]) -> str:
@@ -50,7 +52,7 @@ def _take_verb_from_completion() -> str:
     """Hydra completes the typed line that the shell passes on, which still has the verb."""
     line = os.environ["COMP_LINE"]
     words = line.split()
-    if len(words) < 2 or words[1] not in VERBS:
+    if len(words) < 2 or words[1] not in VERBS or words[1] in PLAIN:
         return "train"
     shorter = line.replace(f" {words[1]}", "", 1)
     os.environ["COMP_POINT"] = str(int(os.environ.get("COMP_POINT", len(line))) - (len(line) - len(shorter)))
@@ -87,6 +89,10 @@ def run(verb: str) -> int:
         from seqmtl import status
 
         return status.main(sys.argv[1:])
+    if verb == "sync":
+        from seqmtl import sync
+
+        return sync.run(sys.argv[1:])
     errors: list[SeqmtlError] = []
 
     def guarded(task: Task) -> Task:
@@ -136,8 +142,9 @@ def _say(error: BaseException) -> None:
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         import traceback
 
-        traceback.print_exception(error)
-    print(f"seqmtl: {error if isinstance(error, SeqmtlError) else f'{type(error).__name__}: {error}'}", file=sys.stderr)
+        print(hide("".join(traceback.format_exception(error))), end="", file=sys.stderr)
+    text = str(error) if isinstance(error, SeqmtlError) else f"{type(error).__name__}: {error}"
+    print(f"seqmtl: {hide(text)}", file=sys.stderr)
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ USAGE = {
           seqmtl [overrides] -m a=1,2   sweep: one run for each combination; the same command again goes on
           seqmtl prepare dataset=NAME   raw files to shards (seqmtl prepare --help)
           seqmtl status [output_dir]    what is running, interrupted, failed, finished (seqmtl status --help)
+          seqmtl sync [output_dir]      send to MLflow what waits since it was away (seqmtl sync --help)
 
           seqmtl prepare dataset=aliccp_sim
           seqmtl model=apem dataset=aliccp_sim

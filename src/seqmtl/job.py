@@ -31,6 +31,7 @@ from seqmtl.errors import SeqmtlError
 from seqmtl.launch.command import BUSY
 from seqmtl.lock import Held
 from seqmtl.process import die_with_parent, keep_memory
+from seqmtl.redact import hide
 from seqmtl.runner import Trained
 from seqmtl.runs import Run, config_hash
 
@@ -242,11 +243,11 @@ def _lost_peer(error: BaseException) -> bool:
 
 def _failed(here: Run, error: BaseException, tracker: Tracker | None, version: str) -> None:
     """Say why, once: the first rank that fails knows the cause, the others only that a peer is gone."""
-    reason = str(error) if isinstance(error, SeqmtlError) else f"{type(error).__name__}: {error}"
+    reason = hide(str(error) if isinstance(error, SeqmtlError) else f"{type(error).__name__}: {error}")
     # Whatever fails here (a full disk, a server that is gone) must not hide the error that is told.
     with contextlib.suppress(OSError, SeqmtlError):
         with (here.path / "error.txt").open("x", encoding="utf-8") as file:
-            file.write("".join(traceback.format_exception(error)))
+            file.write(hide("".join(traceback.format_exception(error))))
         here.write_status("failed", data_version=version, error=reason)
     if tracker is not None:
         with contextlib.suppress(SeqmtlError):
@@ -278,8 +279,11 @@ def main() -> int:
     try:
         run(arguments.run_dir, arguments.sweep)
     except SeqmtlError as e:
-        print(f"seqmtl: {e}", file=sys.stderr)
+        print(f"seqmtl: {hide(str(e))}", file=sys.stderr)
         return BUSY if isinstance(e, Held) else 1
+    except Exception:
+        print(hide(traceback.format_exc()), end="", file=sys.stderr)
+        return 1
     return 0
 
 

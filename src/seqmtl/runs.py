@@ -1,7 +1,8 @@
 """The run directory: where a run lies, what state it is in, who holds it.
 
     <output_dir>/<dataset>/<model>-<loss>-<hash>/seed=<n>/
-        config.yaml  status.json  metrics.json  best.ckpt  last.ckpt  test_logits.npy  mlflow_run_id
+        config.yaml  status.json  metrics.json  best.ckpt  last.ckpt  test_logits.npy
+        mlflow.jsonl  mlflow.sent  mlflow_run_id
         job.log  console.log  error.txt  attempt-<n>/  <stage>/best.ckpt  <stage>/last.ckpt  <stage>/fitted.json
 
 Unusual: the state is not what status.json says alone. "running" with nobody holding the lock (lock.py) is a run that was cut off.

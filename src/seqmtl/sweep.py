@@ -131,7 +131,17 @@ def _summary(plan: Plan) -> int:
             print(f"    see {planned.run.path}", file=sys.stderr)
     place = Path(plan.jobs[0].config["output_dir"]).absolute()
     print(f"{len(plan.jobs) - len(failed)} of {len(plan.jobs)} jobs finished; the runs lie in {place}")
+    send_rest(plan.jobs)
     return 1 if failed else 0
+
+
+def send_rest(jobs: Sequence[Planned]) -> None:
+    """Say what MLflow has not got, after one more try."""
+    from seqmtl.sync import send_rest as send
+
+    line = send(Path(jobs[0].config["output_dir"]), [planned.run.path for planned in jobs if planned.run is not None])
+    if line:
+        print(line, flush=True)
 
 
 def _by_seed(jobs: list[Planned]) -> dict[str, list[Mapping[str, float | None]]]:

@@ -1,31 +1,29 @@
-"""MLflow: one run per job, also when it was resumed.
+"""The MLflow run of one job, also when the job was resumed or MLflow is away.
 
-Unusual: points are kept in memory and sent in batches (a single log_metric takes 2-10 ms on sqlite), and before every checkpoint,
-so that what is lost in a crash is what a resumed run computes again. Points that the run has already are not sent twice.
+Unusual: points are kept in memory, then written to the run directory's journal, and only then sent: in batches (a single
+log_metric takes 2-10 ms on sqlite), and before every checkpoint, so that what is lost in a crash is what a resumed run computes
+again. What cannot be sent waits in the journal, and the training goes on.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import logging
-import os
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from seqmtl.delivery import MAX_BATCH, Delivery
 from seqmtl.errors import SeqmtlError
+from seqmtl.journal import FILES, Journal
+from seqmtl.mlflow_store import Away, Store
 
-MAX_BATCH = 1000  # metrics in one call, MLflow's limit
-MAX_PARAM = 500  # characters of a value that every backend takes
+log = logging.getLogger("seqmtl")
 
-
-def tracking_uri(output_dir: Path) -> str:
-    """MLFLOW_TRACKING_URI, or the sqlite database in `output_dir`."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{output_dir.absolute()}/mlflow.db"
+PAUSE_SECONDS = 60.0  # after a failure, before MLflow is tried again
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -40,9 +38,10 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _has_state(run_dir: Path) -> bool:
-    """Whether there is a state to go on from: of the last stage, or of an earlier one, which has a folder of its own."""
+    """Whether there is a state to go on from: of the last stage, of an earlier one, which has a folder of its own, or boosters."""
     of_stages = [path for path in run_dir.glob("*/last*.ckpt") if not path.parent.name.startswith("attempt-")]
-    return bool(of_stages) or any(run_dir.glob("last*.ckpt"))  # last.previous.ckpt, and what was damaged and set aside
+    # last.previous.ckpt, and what was damaged and set aside, count too
+    return bool(of_stages) or any(run_dir.glob("last*.ckpt")) or any(run_dir.glob("best.*.txt"))
 
 
 def git_commit() -> str:
@@ -60,166 +59,155 @@ def git_commit() -> str:
     return f"v{__version__}"
 
 
-@contextlib.contextmanager
-def _one_at_a_time(output_dir: Path) -> Iterator[None]:
-    """Processes that meet a database that is not there yet would all create its tables, and all but one fail."""
-    output_dir.mkdir(parents=True, exist_ok=True)
-    with (output_dir / ".mlflow.lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _create_database(output_dir: Path) -> None:
-    """Make the default database under a temporary name: MLflow takes seconds, and one killed halfway would never open again."""
-    path = output_dir.absolute() / "mlflow.db"
-    if path.exists():
-        return
-    from mlflow import MlflowClient
-
-    for left in output_dir.glob(".mlflow.db.*"):
-        left.unlink()
-    temporary = path.with_name(f".mlflow.db.{os.getpid()}")
-    MlflowClient(f"sqlite:///{temporary}").search_experiments()
-    temporary.replace(path)
-
-
 class Tracker:
     """The MLflow run of one job.
 
     Args:
         output_dir: holds the default database, and artifacts beside it.
-        run_dir: gets `mlflow_run_id`, a cache: a run is found by its tags config_hash and seed.
-        config: resolved; logged as params and as the artifact config.yaml.
+        run_dir: is held by the caller; gets the journal, and `mlflow_run_id` as soon as MLflow knows the run.
+        config: resolved; logged as params. run_dir/config.yaml becomes the artifact.
         tags: model, loss, step, dataset, seed, config_hash, git_commit, sweep.
 
     Raises:
-        SeqmtlError: the database is locked, or of another MLflow's schema, or the server does not answer.
+        SeqmtlError: MLflow refuses a job that begins. Of a job that goes on nothing may be lost: it is told, and trains on.
     """
 
     def __init__(self, output_dir: Path, run_dir: Path, config: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-        self.uri = tracking_uri(output_dir)
-        self.pending: list[Any] = []
+        self.pending: list[dict[str, Any]] = []
         self.latest: dict[str, int] = {}
-        with self._in_words():
-            # MLflow's own word on each of the fifty tables that it makes.
-            logging.getLogger("alembic").setLevel(logging.WARNING)
-            logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
-            from mlflow import MlflowClient
+        self.again_at = 0.0
+        self.store = Store(output_dir)
+        journal = Journal(run_dir)
+        resumed = _has_state(run_dir) and journal.header() is not None
+        if resumed:
+            self._go_on(journal)
+        else:
+            _set_aside(journal)
+            journal.begin(_header(run_dir, config, tags))
+        self.delivery = Delivery(run_dir, self.store)
+        try:
+            self._begin(run_dir)
+        except Away as e:
+            self._away(e)
+        except SeqmtlError as e:
+            if not resumed:
+                for name in FILES:
+                    (run_dir / name).unlink(missing_ok=True)
+                raise
+            self._away(e)
 
-            with _one_at_a_time(output_dir):
-                if not os.environ.get("MLFLOW_TRACKING_URI"):
-                    _create_database(output_dir)
-                self.client = MlflowClient(self.uri)
-                experiment = self._experiment(tags["dataset"], output_dir)
-                self.run_id, resumed = self._run(experiment, run_dir, config, tags)
-            if resumed:
-                self._remember()
-            else:
-                self.client.log_artifact(self.run_id, str(run_dir / "config.yaml"))
+    @property
+    def client(self) -> Any:
+        """MLflow's own, to look at what is there."""
+        return self.store.client
 
-    def _experiment(self, name: str, output_dir: Path) -> str:
-        found = self.client.get_experiment_by_name(name)
-        if found is not None:
-            if found.lifecycle_stage != "active":
-                raise SeqmtlError(
-                    f"the MLflow experiment '{name}' was deleted; bring it back"
-                    f" (mlflow experiments restore --experiment-id {found.experiment_id}) or take another output_dir"
-                )
-            return str(found.experiment_id)
-        place = None if os.environ.get("MLFLOW_TRACKING_URI") else (output_dir.absolute() / "mlartifacts" / name).as_uri()
-        return str(self.client.create_experiment(name, artifact_location=place))
+    @property
+    def run_id(self) -> str:
+        """Empty as long as MLflow has not been reached."""
+        return self.delivery.run_id
 
-    def _run(self, experiment: str, run_dir: Path, config: Mapping[str, Any], tags: Mapping[str, str]) -> tuple[str, bool]:
-        """Find the run that this job began, or begin one.
+    @property
+    def waits(self) -> bool:
+        """Whether MLflow has not got everything yet."""
+        return bool(self.pending) or self.delivery.journal.waits
 
-        The caller holds the run directory, so a run of this directory that still seems to run is ours or a dead process's.
-        """
-        tags = {**tags, "run_dir": f"{socket.gethostname()}:{run_dir.absolute()}"}
-        same = " and ".join(f"tags.{key} = '{tags[key]}'" for key in ("config_hash", "seed", "run_dir"))
-        found = self.client.search_runs([experiment], same, order_by=["attributes.start_time DESC"])
-        if found and (_has_state(run_dir) or any(run_dir.glob("best.*.txt"))):
-            # Cut off and going on, be it after its run was ended and before the job was.
-            self.client.update_run(found[0].info.run_id, status="RUNNING")
-            (run_dir / "mlflow_run_id").write_text(found[0].info.run_id)
-            return found[0].info.run_id, True
-        for run in found:
-            if run.info.status == "RUNNING":
-                self.client.set_terminated(run.info.run_id, "KILLED")
-        step = [tags["step"]] if tags.get("step", "plain") != "plain" else []
-        name = "/".join([tags["model"], tags["loss"], *step, f"seed={tags['seed']}"])
-        run = self.client.create_run(experiment, run_name=name, tags=dict(tags))
-        self._log_params(run.info.run_id, config)
-        (run_dir / "mlflow_run_id").write_text(run.info.run_id)
-        return run.info.run_id, False
+    def _go_on(self, journal: Journal) -> None:
+        status = "RUNNING"
+        for entry, _ in journal.read():
+            if "metric" in entry:
+                self.latest[entry["metric"]] = entry["step"]
+            status = entry.get("status", status)
+        if status != "RUNNING":
+            journal.append([_status("RUNNING")])  # cut off after its run was ended and before the job was
 
-    def _log_params(self, run_id: str, config: Mapping[str, Any]) -> None:
-        from mlflow.entities import Param
-
-        flat = flatten(config)
-        flat.pop("dataset.about", None)  # a paragraph for people
-        params = [Param(key, str(value)[:MAX_PARAM]) for key, value in flat.items()]
-        for start in range(0, len(params), 100):
-            self.client.log_batch(run_id, params=params[start : start + 100])
-
-    def _remember(self) -> None:
-        """The last step of each metric that the resumed run has."""
-        for key in self.client.get_run(self.run_id).data.metrics:
-            self.latest[key] = max(m.step for m in self.client.get_metric_history(self.run_id, key))
+    def _begin(self, run_dir: Path) -> None:
+        """Send what waits, of earlier attempts first: what never ended was killed."""
+        for path in sorted(run_dir.glob("attempt-*/mlflow.jsonl")):
+            journal = Journal(path.parent)
+            entries = [entry for entry, _ in journal.read()]
+            if entries and "run" in entries[0]:
+                if next((e["status"] for e in reversed(entries) if "status" in e), "RUNNING") == "RUNNING":
+                    journal.append([_status("KILLED")])
+                if journal.waits:
+                    Delivery(path.parent, self.store).send()
+        self.delivery.send()
 
     def log(self, values: Mapping[str, float | None], step: int) -> None:
         """Keep the points that are new; what is undefined has no point."""
-        from mlflow.entities import Metric
-
-        now = int(time.time() * 1000)
+        now = _now()
         for key, value in values.items():
             if value is not None and step > self.latest.get(key, -1):
                 self.latest[key] = step
-                self.pending.append(Metric(key, float(value), now, step))
+                self.pending.append({"metric": key, "value": float(value), "step": step, "time": now})
         if len(self.pending) >= MAX_BATCH:
             self.flush()
 
     def flush(self) -> None:
-        """Send what is kept."""
-        with self._in_words():
-            while self.pending:
-                self.client.log_batch(self.run_id, metrics=self.pending[:MAX_BATCH])
-                del self.pending[:MAX_BATCH]
+        """Write what is kept into the journal, and send it unless MLflow was away a moment ago.
+
+        Raises:
+            SeqmtlError: the journal cannot be written.
+        """
+        self._write([])
+        if time.monotonic() >= self.again_at:
+            self._send()
 
     def end(self, status: str) -> None:
         """FINISHED or FAILED."""
-        self.flush()
-        with self._in_words():
-            self.client.set_terminated(self.run_id, status)
+        self._write([_status(status)])
+        self._send()
 
-    @contextlib.contextmanager
-    def _in_words(self) -> Iterator[None]:
+    def _write(self, more: list[dict[str, Any]]) -> None:
+        if self.pending or more:
+            self.delivery.journal.append([*self.pending, *more])
+            self.pending.clear()
+
+    def _send(self) -> None:
         try:
-            yield
-        except SeqmtlError:
-            raise
-        except Exception as e:  # MLflow, SQLAlchemy, sqlite3 and requests each have kinds of their own
-            if _interrupted(e):
-                raise KeyboardInterrupt from e
-            raise SeqmtlError(_in_words(e, self.uri)) from e
+            sent = self.delivery.send()
+        except SeqmtlError as e:
+            self._away(e)
+            return
+        if self.again_at:
+            log.info("%s answers again: sent %d points", self.store.name, sent)
+        self.again_at = 0.0
+
+    def _away(self, error: SeqmtlError) -> None:
+        if not self.again_at:
+            log.warning("%s; metrics are kept in %s and sent later", error, self.delivery.journal.path)
+        self.again_at = time.monotonic() + PAUSE_SECONDS
 
 
-def _interrupted(error: BaseException | None) -> bool:
-    """Whether Ctrl-C is what broke the call: SQLAlchemy reports a transaction that it could not roll back instead."""
-    while error is not None:
-        if isinstance(error, KeyboardInterrupt):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+def _now() -> int:
+    return int(time.time() * 1000)
 
 
-def _in_words(error: Exception, uri: str) -> str:
-    text = str(error)
-    where = f"MLflow at {uri.partition('?')[0]}" if "@" not in uri else "MLflow"
-    if "locked" in text:
-        return f"{where} is locked by another process; end that process (an open database browser?) and run the same command again"
-    if "out-of-date database schema" in text or "Can't locate revision" in text:
-        return (
-            f"{where} was made by another version of MLflow; use that version, or upgrade the database"
-            f" (mlflow db upgrade {uri}), or choose another output_dir"
-        )
-    return f"{where} fails ({text.splitlines()[0] if text else type(error).__name__}); see MLFLOW_TRACKING_URI and output_dir"
+def _status(status: str) -> dict[str, Any]:
+    return {"status": status, "time": _now()}
+
+
+def _header(run_dir: Path, config: Mapping[str, Any], tags: Mapping[str, str]) -> dict[str, Any]:
+    """All that begins the run, now or when MLflow is there. Its key tells it from the same job's other attempts."""
+    params = {key: str(value) for key, value in flatten(config).items() if key != "dataset.about"}  # a paragraph for people
+    step = [tags["step"]] if tags.get("step", "plain") != "plain" else []
+    return {
+        "key": uuid.uuid4().hex,
+        "experiment": tags["dataset"],
+        "name": "/".join([tags["model"], tags["loss"], *step, f"seed={tags['seed']}"]),
+        "start": _now(),
+        "tags": {**tags, "run_dir": f"{socket.gethostname()}:{run_dir.absolute()}"},
+        "params": params,
+        "config": (run_dir / "config.yaml").read_text(encoding="utf-8"),
+    }
+
+
+def _set_aside(journal: Journal) -> None:
+    """Keep the journal of a job that begins anew as an earlier attempt's: its points would stand twice in one run."""
+    if journal.header() is None:
+        return
+    attempts = [int(path.name.removeprefix("attempt-")) for path in journal.folder.glob("attempt-*")]
+    attempt = journal.folder / f"attempt-{max(attempts, default=0) + 1}"
+    attempt.mkdir()
+    for name in reversed(FILES):  # the journal last: without it the others are nothing
+        if (journal.folder / name).exists():
+            (journal.folder / name).rename(attempt / name)

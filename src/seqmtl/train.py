@@ -52,6 +52,7 @@ def _single(planned: Planned) -> int:
     console().print(run_table(f"{planned.label} on {planned.config['dataset']['name']}", tasks, run.metrics()))
     took = seconds(time.monotonic() - started) if todo else "finished before, nothing to do"
     print(f"{took}; the run lies in {run.path}")
+    sweep.send_rest([planned])
     return 0
 
 
