@@ -79,6 +79,7 @@ def test_what_a_run_leaves(boosted: Any, plan: Any, dataset: Path) -> None:
     assert status["times"]["test_seconds"] > 0
     assert {p.name for p in run_dir.iterdir()} == {
         *("config.yaml", "status.json", "metrics.json", "test_logits.npy", "mlflow_run_id", "job.log", ".lock"),
+        *("mlflow.jsonl", "mlflow.sent"),
         *("best.click.txt", "best.purchase.txt"),
     }
     logits = np.load(run_dir / "test_logits.npy")
