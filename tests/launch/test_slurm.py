@@ -349,7 +349,7 @@ def _until(happened: Callable[[], Any], seconds: float = 300) -> None:
 
 
 there_is_slurm = pytest.mark.skipif(shutil.which("sbatch") is None, reason="there is no Slurm here")
-LONG = ("batch_size=4", "trainer.max_epochs=40", "trainer.patience=40", "trainer.checkpoint_every=20", "trainer.threads=1")
+LONG = ("batch_size=4", "trainer.max_epochs=12", "trainer.patience=12", "trainer.checkpoint_every=20", "trainer.threads=1")
 
 
 def start(folder: Path, *words: str) -> subprocess.Popen[str]:
