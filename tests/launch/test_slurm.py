@@ -365,7 +365,9 @@ def in_queue(*which: str) -> list[str]:
 
 @pytest.fixture
 def tidy(tmp_path: Path) -> Iterator[None]:
-    """Nothing of a failed test stays in the queue."""
+    """A cluster that answers; nothing of a failed test stays in its queue."""
+    if subprocess.run(["scontrol", "ping"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("Slurm is installed, and slurmctld does not answer")
     yield
     for note in tmp_path.glob("*/*/*/*/slurm.json"):
         subprocess.run(["scancel", json.loads(note.read_text())["job_id"]], check=False)
