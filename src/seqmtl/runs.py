@@ -179,9 +179,9 @@ class Run:
 
     def leftovers(self) -> list[Path]:
         """The files of an earlier attempt, which a start from the beginning moves away."""
-        stay = ("config.yaml", ".lock", "console.log", "slurm.json")
+        stay = ("config.yaml", ".lock", "slurm.json")
         try:
-            return [p for p in self.path.iterdir() if p.name not in stay and not p.name.startswith("attempt-")]
+            return [p for p in self.path.iterdir() if p.name not in stay and not p.name.startswith(("attempt-", "console"))]
         except OSError:
             return []
 

@@ -349,7 +349,7 @@ def _until(happened: Callable[[], Any], seconds: float = 300) -> None:
 
 
 there_is_slurm = pytest.mark.skipif(shutil.which("sbatch") is None, reason="there is no Slurm here")
-LONG = ("batch_size=4", "trainer.max_epochs=40", "trainer.patience=40", "trainer.checkpoint_every=20", "trainer.threads=1")
+LONG = ("batch_size=4", "trainer.max_epochs=12", "trainer.patience=12", "trainer.checkpoint_every=20", "trainer.threads=1")
 
 
 def start(folder: Path, *words: str) -> subprocess.Popen[str]:
@@ -365,7 +365,9 @@ def in_queue(*which: str) -> list[str]:
 
 @pytest.fixture
 def tidy(tmp_path: Path) -> Iterator[None]:
-    """Nothing of a failed test stays in the queue."""
+    """A cluster that answers; nothing of a failed test stays in its queue."""
+    if subprocess.run(["scontrol", "ping"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("Slurm is installed, and slurmctld does not answer")
     yield
     for note in tmp_path.glob("*/*/*/*/slurm.json"):
         subprocess.run(["scancel", json.loads(note.read_text())["job_id"]], check=False)

@@ -35,8 +35,9 @@ def main() -> None:
     module = ["-m", "seqmtl.job", str(arguments.run_dir), "--sweep", arguments.sweep]
     size = [f"--nnodes={arguments.nodes}", f"--nproc_per_node={arguments.ranks}", "--rdzv-backend=c10d"]
     if arguments.nodes > 1:
-        # One id for all nodes: they start the same run directory.
-        _torchrun([*size, f"--rdzv-endpoint={arguments.rendezvous}", f"--rdzv-id={arguments.run_dir}", *module])
+        # One id for all nodes: they start the same run directory. torchrun names a folder after it: no slashes.
+        job = f"{arguments.run_dir.parent.name}-{arguments.run_dir.name}"
+        _torchrun([*size, f"--rdzv-endpoint={arguments.rendezvous}", f"--rdzv-id={job}", *module])
         return
     with _place() as place:
         os.environ["SEQMTL_STORE"] = f"{place}/store"
