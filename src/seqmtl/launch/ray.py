@@ -212,14 +212,8 @@ def _cancel(tasks: Sequence[Any]) -> None:
 
     for task in tasks:
         ray.cancel(task)
-    deadline = time.monotonic() + GRACE_SECONDS + 2
-    left = list(tasks)
-    while left and time.monotonic() < deadline:
-        for task in ray.wait(left, num_returns=len(left), timeout=0.5)[0]:
-            try:
-                ray.get(next(task))
-            except (StopIteration, ray.exceptions.RayError):
-                left.remove(task)
+    if tasks:
+        ray.wait([task.completed() for task in tasks], num_returns=len(tasks), timeout=GRACE_SECONDS + 2)
 
 
 def attempt(job: Job, sweep: str, place: Path, environment: dict[str, str]) -> Iterator[Outcome | None]:
