@@ -81,10 +81,6 @@ def run(
 
 
 def _refuse(jobs: Sequence[Job], cpus: int | None, at_once: int | None, retries: int) -> None:
-    if importlib.util.find_spec("ray") is None:
-        raise SeqmtlError(
-            "launcher=ray needs Ray: pip install 'seqmtl[ray]' (launcher=parallel runs many jobs on one machine without)"
-        )
     for key, value, least in (("cpus", cpus, 1), ("at_once", at_once, 1), ("retries", retries, 0)):
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
             raise SeqmtlError(f"launcher.{key} must be an integer of at least {least}, not {value!r}")
