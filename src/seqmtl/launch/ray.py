@@ -81,10 +81,6 @@ def run(
 
 
 def _refuse(jobs: Sequence[Job], cpus: int | None, at_once: int | None, retries: int) -> None:
-    if importlib.util.find_spec("ray") is None:
-        raise SeqmtlError(
-            "launcher=ray needs Ray: pip install 'seqmtl[ray]' (launcher=parallel runs many jobs on one machine without)"
-        )
     for key, value, least in (("cpus", cpus, 1), ("at_once", at_once, 1), ("retries", retries, 0)):
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
             raise SeqmtlError(f"launcher.{key} must be an integer of at least {least}, not {value!r}")
@@ -208,14 +204,8 @@ def _cancel(tasks: Sequence[Any]) -> None:
 
     for task in tasks:
         ray.cancel(task)
-    deadline = time.monotonic() + GRACE_SECONDS + 2
-    left = list(tasks)
-    while left and time.monotonic() < deadline:
-        for task in ray.wait(left, num_returns=len(left), timeout=0.5)[0]:
-            try:
-                ray.get(next(task))
-            except (StopIteration, ray.exceptions.RayError):
-                left.remove(task)
+    if tasks:
+        ray.wait([task.completed() for task in tasks], num_returns=len(tasks), timeout=GRACE_SECONDS + 2)
 
 
 def attempt(job: Job, sweep: str, place: Path, environment: dict[str, str]) -> Iterator[Outcome | None]:
