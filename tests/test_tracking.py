@@ -72,11 +72,18 @@ def test_a_new_attempt_is_a_new_run(tmp_path: Path) -> None:
     first.log({"train/loss": 3.0}, 10)
     first.end("FAILED")
     assert start(tmp_path).run_id != first.run_id
-    cut_off = start(tmp_path, seed="2")
+
+
+def test_a_job_cut_off_before_its_first_checkpoint_goes_on_in_its_run(tmp_path: Path) -> None:
+    cut_off = start(tmp_path)
     cut_off.log({"train/loss": 3.0}, 10)
-    cut_off.flush()  # and no last.ckpt: its points would stand twice
-    assert start(tmp_path, seed="2").run_id != cut_off.run_id
-    assert cut_off.client.get_run(cut_off.run_id).info.status == "KILLED"
+    cut_off.flush()
+    again = start(tmp_path)
+    assert again.run_id == cut_off.run_id
+    for step in (10, 20):
+        again.log({"train/loss": 3.0}, step)
+    again.flush()
+    assert [point.step for point in again.client.get_metric_history(again.run_id, "train/loss")] == [10, 20], "none stands twice"
 
 
 def test_a_database_of_a_newer_schema(tmp_path: Path) -> None:

@@ -144,6 +144,8 @@ def _cut_off(run: Run, status: int, reason: str) -> str:
 
 def _signal(status: int) -> str:
     more = " (no memory left?)" if status == -9 else ""
+    if status > 128:  # as seqmtl.process.end leaves
+        return f"ended by signal {status - 128}"
     return f"killed by signal {-status}{more}" if status < 0 else ""
 
 

@@ -14,6 +14,7 @@ import json
 import logging
 import math
 import os
+import signal
 import sys
 import time
 import traceback
@@ -30,7 +31,7 @@ from seqmtl.disk import write_file
 from seqmtl.errors import SeqmtlError
 from seqmtl.launch.command import BUSY
 from seqmtl.lock import Held
-from seqmtl.process import die_with_parent, keep_memory
+from seqmtl.process import die_with_parent, end, keep_memory
 from seqmtl.redact import hide
 from seqmtl.runner import Trained
 from seqmtl.runs import Run, config_hash
@@ -272,6 +273,7 @@ def _job_log(run_dir: Path) -> Iterator[None]:
 def main() -> int:
     """The process of a job in a sweep, or of one rank."""
     die_with_parent()
+    signal.signal(signal.SIGTERM, end)
     parser = argparse.ArgumentParser(prog="python -m seqmtl.job", description="run the job whose config.yaml is in RUN_DIR")
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--sweep", default="")

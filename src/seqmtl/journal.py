@@ -44,6 +44,10 @@ class Journal:
         first, _ = next(self.read(), ({}, 0))
         return first.get("run")
 
+    def status(self) -> str:
+        """What was noted last; RUNNING before anything was."""
+        return next((entry["status"] for entry, _ in reversed([*self.read()]) if "status" in entry), "RUNNING")
+
     def begin(self, header: Mapping[str, Any]) -> None:
         """Start a journal; there is none, or none that is whole."""
         write_file(self.path, _lines([{"run": header}]))

@@ -7,6 +7,7 @@ import ctypes
 import os
 import signal
 import sys
+from typing import Any, NoReturn
 
 PARENT = "SEQMTL_PARENT"  # the environment tells a child whose it is
 
@@ -17,6 +18,11 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.environ.get(PARENT, str(os.getppid())) != str(os.getppid()):
         sys.exit("the process that started this one is gone")  # before the kernel was asked
+
+
+def end(number: int, frame: Any) -> NoReturn:
+    """A signal handler: leave, with the exit status that a shell gives to that signal, and tidy up on the way."""
+    raise SystemExit(128 + number)
 
 
 def for_children() -> dict[str, str]:

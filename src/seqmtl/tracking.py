@@ -37,13 +37,6 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _has_state(run_dir: Path) -> bool:
-    """Whether there is a state to go on from: of the last stage, of an earlier one, which has a folder of its own, or boosters."""
-    of_stages = [path for path in run_dir.glob("*/last*.ckpt") if not path.parent.name.startswith("attempt-")]
-    # last.previous.ckpt, and what was damaged and set aside, count too
-    return bool(of_stages) or any(run_dir.glob("last*.ckpt")) or any(run_dir.glob("best.*.txt"))
-
-
 def git_commit() -> str:
     """The commit of the checkout that the code runs from (-dirty where it was changed), or the package's version."""
     root = Path(__file__).parents[2]
@@ -78,7 +71,7 @@ class Tracker:
         self.again_at = 0.0
         self.store = Store(output_dir)
         journal = Journal(run_dir)
-        resumed = _has_state(run_dir) and journal.header() is not None
+        resumed = journal.header() is not None and journal.status() != "FAILED"
         if resumed:
             self._go_on(journal)
         else:
@@ -112,21 +105,18 @@ class Tracker:
         return bool(self.pending) or self.delivery.journal.waits
 
     def _go_on(self, journal: Journal) -> None:
-        status = "RUNNING"
         for entry, _ in journal.read():
             if "metric" in entry:
                 self.latest[entry["metric"]] = entry["step"]
-            status = entry.get("status", status)
-        if status != "RUNNING":
+        if journal.status() != "RUNNING":
             journal.append([_status("RUNNING")])  # cut off after its run was ended and before the job was
 
     def _begin(self, run_dir: Path) -> None:
         """Send what waits, of earlier attempts first: what never ended was killed."""
         for path in sorted(run_dir.glob("attempt-*/mlflow.jsonl")):
             journal = Journal(path.parent)
-            entries = [entry for entry, _ in journal.read()]
-            if entries and "run" in entries[0]:
-                if next((e["status"] for e in reversed(entries) if "status" in e), "RUNNING") == "RUNNING":
+            if journal.header() is not None:
+                if journal.status() == "RUNNING":
                     journal.append([_status("KILLED")])
                 if journal.waits:
                     Delivery(path.parent, self.store).send()

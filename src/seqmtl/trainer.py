@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +16,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment, TorchEl
 from lightning.pytorch.strategies import DDPStrategy
 
 from seqmtl.checkpoint import AtomicCheckpointIO
+from seqmtl.process import end
 
 
 class Ranks(DDPStrategy):
@@ -38,10 +41,25 @@ class Ranks(DDPStrategy):
         """Leave the model as it is."""
 
 
+class EndsAtOnce(L.Callback):
+    """SIGTERM ends the process: Lightning's own handler waits for the next batch, and talks to ranks that may be gone."""
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._listen()
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._listen()
+
+    def _listen(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, end)
+
+
 def lightning_trainer(options: Mapping[str, Any], callbacks: list[L.Callback], world_size: int) -> L.Trainer:
     """Lightning's Trainer with nothing of its own: no logger, no files, no sampler."""
     # Lightning 2.6 asks torch 2.13 in an old way; nothing that a user could do about it.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
+    warnings.filterwarnings("ignore", message=r"The `srun` command is available")  # launcher=slurm calls it, where it is asked
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)  # its notes on which accelerators this machine has not
     strategy: Any = options["strategy"]
@@ -58,7 +76,7 @@ def lightning_trainer(options: Mapping[str, Any], callbacks: list[L.Callback], w
         precision=options["precision"],
         max_epochs=options["max_epochs"],
         limit_train_batches=1.0 if options["max_batches"] is None else options["max_batches"],
-        callbacks=callbacks,
+        callbacks=[EndsAtOnce(), *callbacks],
         plugins=[AtomicCheckpointIO(), environment],
         logger=False,
         enable_checkpointing=False,

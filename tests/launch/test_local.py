@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from seqmtl.errors import SeqmtlError
-from seqmtl.launch import local
+from seqmtl.launch import group, local
 from seqmtl.launch.command import Job, command
 from seqmtl.launch.gpus import Gpus
 
@@ -118,7 +118,7 @@ def test_a_time_limit_ends_a_job_and_says_so(jobs: Jobs) -> None:
 
 
 def test_ctrl_c_ends_all_even_what_does_not_listen(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "GRACE_SECONDS", 0.5)
+    monkeypatch.setattr(group, "GRACE_SECONDS", 0.5)
     deaf = f"import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); {TOUCH}; time.sleep(600)"
     with_child = f"import subprocess, sys; {TOUCH}; subprocess.run([sys.executable, '-c', 'import time; time.sleep(600)'])"
     some = jobs(deaf, with_child, TOUCH)

@@ -6,9 +6,7 @@ process asks the kernel to die with its parent, so that nothing is left behind w
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import subprocess
 import time
 from collections import deque
@@ -19,9 +17,9 @@ from seqmtl.errors import SeqmtlError
 from seqmtl.launch.command import Job, command
 from seqmtl.launch.events import Events
 from seqmtl.launch.gpus import Gpus, Lease
+from seqmtl.launch.group import end_groups
 from seqmtl.process import for_children
 
-GRACE_SECONDS = 10.0
 POLL_SECONDS = 0.2
 
 
@@ -139,19 +137,6 @@ def _over(one: _Running, time_limit: float | None) -> bool:
 
 
 def _end(running: Sequence[_Running]) -> None:
-    """SIGTERM to the groups, ten seconds for all of them, SIGKILL."""
+    end_groups([one.process for one in running])
     for one in running:
-        _signal(one, signal.SIGTERM)
-    deadline = time.monotonic() + GRACE_SECONDS
-    while any(one.process.poll() is None for one in running) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    for one in running:
-        _signal(one, signal.SIGKILL)
-        one.process.wait()
         one.lease.release()
-
-
-def _signal(one: _Running, number: signal.Signals) -> None:
-    if one.process.poll() is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(one.process.pid, number)

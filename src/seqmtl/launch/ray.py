@@ -13,7 +13,6 @@ import importlib.util
 import logging
 import os
 import secrets
-import signal
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -23,9 +22,9 @@ from typing import Any
 from seqmtl.errors import SeqmtlError
 from seqmtl.launch.command import Job, command
 from seqmtl.launch.events import Events
+from seqmtl.launch.group import GRACE_SECONDS, end_groups
 from seqmtl.process import for_children
 
-GRACE_SECONDS = 10.0  # between SIGTERM and SIGKILL
 ROOM_SECONDS = 60.0  # in which a lost node that a job needs may come back
 LOCAL = {
     # The one way to keep Ray's servers off all other interfaces: it takes _node_ip_address="127.0.0.1" for the outer address.
@@ -86,6 +85,10 @@ def _refuse(jobs: Sequence[Job], cpus: int | None, at_once: int | None, retries:
             raise SeqmtlError(f"launcher.{key} must be an integer of at least {least}, not {value!r}")
     if any(job.nodes > 1 for job in jobs):
         raise SeqmtlError("launcher=ray runs all ranks of a job on one node; for trainer.num_nodes above 1 take launcher=slurm")
+    if importlib.util.find_spec("ray") is None:
+        raise SeqmtlError(
+            "launcher=ray needs Ray: pip install 'seqmtl[ray]' (launcher=parallel runs many jobs on one machine without)"
+        )
 
 
 @contextlib.contextmanager
@@ -238,7 +241,7 @@ def attempt(job: Job, sweep: str, place: Path, environment: dict[str, str]) -> I
         while (status := _wait(process)) is None:
             pass
     finally:
-        _end(process)
+        end_groups([process])
     yield status, ""
 
 
@@ -246,16 +249,3 @@ def _wait(process: subprocess.Popen[bytes]) -> int | None:
     with contextlib.suppress(subprocess.TimeoutExpired):
         return process.wait(0.5)
     return None
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM to the group, ten seconds, SIGKILL."""
-    if process.poll() is not None:
-        return
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
-        deadline = time.monotonic() + GRACE_SECONDS
-        while process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.1)
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()

@@ -6,23 +6,22 @@ submitit's handler then queues the job again, and the next start goes on from la
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from seqmtl.launch.command import Job, command
-from seqmtl.process import for_children
+from seqmtl.launch.group import end_groups
+from seqmtl.process import end, for_children
 from seqmtl.runs import Run
 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
 
-GRACE_SECONDS = 10.0
 SIGNAL_SECONDS = 1.0  # for a signal that ended the job to reach this process too
 
 REQUEUED = "Slurm's time limit came near, or the job was preempted; it is in the queue again"
@@ -95,14 +94,14 @@ class OnNode:
                 env=environment(self.ranks),
                 process_group=0,
             )
-        signal.signal(signal.SIGTERM, _exit)
+        signal.signal(signal.SIGTERM, end)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, blocked)
         return process
 
     def _interrupted(self, here: Any, process: subprocess.Popen[bytes], reason: str) -> None:
         for number in (signal.SIGTERM, signal.SIGUSR2):
             signal.signal(number, signal.SIG_IGN)  # Slurm sends them again
-        _end(process)
+        end_groups([process])
         if here.node == 0:
             write_reason(Path(self.run_dir), reason)
 
@@ -125,17 +124,3 @@ def environment(ranks: int) -> dict[str, str]:
     inherited = {key: value for key, value in os.environ.items() if key != "SLURM_NTASKS"}
     threads = str(max(1, int(inherited.get("SLURM_CPUS_PER_TASK", "1")) // ranks))
     return inherited | for_children() | {"OMP_NUM_THREADS": threads, "POLARS_MAX_THREADS": threads}
-
-
-def _exit(number: int, frame: Any) -> NoReturn:
-    raise SystemExit(128 + number)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM to the group, ten seconds, SIGKILL."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(GRACE_SECONDS)
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
