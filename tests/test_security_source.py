@@ -71,7 +71,8 @@ def _imported(node: ast.Import | ast.ImportFrom, place: str) -> Iterator[str]:
 def _called(node: ast.Call, place: str) -> Iterator[str]:
     name = dotted(node.func)
     last = name.rpartition(".")[2]
-    if name in CALLS or name.startswith(("os.exec", "os.spawn")) or name.startswith("hydra.utils."):
+    forbidden = name in CALLS or name.startswith(("os.exec", "os.spawn")) or name.startswith("hydra.utils.")
+    if forbidden and (place, name) not in RIGHT:
         yield name
     if last.endswith(ENDINGS) and (place, last) not in RIGHT:
         yield name

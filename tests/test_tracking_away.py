@@ -153,7 +153,11 @@ def test_an_attempt_that_could_not_be_sent_is_sent_by_the_next(tmp_path: Path, s
     first.log({"train/loss": 3.0}, 10)
     first.flush()
     switch.fails = ""
-    second = start(tmp_path)  # no checkpoint: a new run
+    attempt = tmp_path / "run" / "attempt-1"
+    attempt.mkdir()
+    for name in ("mlflow.jsonl", "mlflow.sent"):
+        (tmp_path / "run" / name).rename(attempt / name)
+    second = start(tmp_path)  # anew, as on other data
     client = second.client
     runs = client.search_runs([client.get_experiment_by_name("d").experiment_id])
     assert sorted(run.info.status for run in runs) == ["KILLED", "RUNNING"]
@@ -267,10 +271,10 @@ def test_a_malformed_address_is_told_at_once(tmp_path: Path, monkeypatch: pytest
 
 def test_a_deleted_experiment_is_told_at_once(tmp_path: Path) -> None:
     tracker = start(tmp_path)
-    tracker.end("FINISHED")
+    tracker.end("FAILED")
     tracker.client.delete_experiment(tracker.client.get_experiment_by_name("d").experiment_id)
     with pytest.raises(SeqmtlError, match="experiment 'd' was deleted; bring it back"):
-        start(tmp_path, seed="2")
+        start(tmp_path)
 
 
 def test_a_refusal_does_not_end_a_job_that_goes_on(tmp_path: Path) -> None:
