@@ -10,7 +10,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,8 @@ import pytest
 import yaml
 
 from seqmtl import job
+from seqmtl.launch.command import Job
+from seqmtl.launch.command import command as launched
 from seqmtl.runner import reduced
 from seqmtl.runs import Run
 
@@ -35,10 +36,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def command(run_dir: Path, ranks: int = 1) -> list[str]:
-    module = ["-m", "seqmtl.job", str(run_dir)]
-    if ranks == 1:
-        return [sys.executable, *module]
-    return [sys.executable, "-m", "seqmtl.launch.ranks", "--standalone", f"--nproc_per_node={ranks}", *module]
+    return launched(Job(run_dir, ranks), "")
 
 
 def progress(run_dir: Path) -> set[tuple[str, int]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 
 from seqmtl import job
+from seqmtl.launch.command import Job, command
 
 pytestmark = pytest.mark.slow
 
@@ -23,8 +23,7 @@ def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def on_two_ranks(run_dir: Path) -> dict[str, float | None]:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "seqmtl.job"]
-    subprocess.run([*torchrun, str(run_dir)], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=600)
+    subprocess.run(command(Job(run_dir, 2), ""), check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=600)
     return json.loads((run_dir / "metrics.json").read_text())  # type: ignore[no-any-return]
 
 

@@ -257,12 +257,14 @@ def _failed(here: Run, error: BaseException, tracker: Tracker | None, version: s
 
 @contextlib.contextmanager
 def _job_log(run_dir: Path) -> Iterator[None]:
-    """Plain lines of progress in RUN_DIR/job.log, whatever the terminal shows."""
+    """Plain lines of progress in RUN_DIR/job.log, whatever the terminal shows; of the first rank, which has made the way clear."""
+    log.setLevel(logging.INFO)
+    if RANK != 0:
+        yield
+        return
     handler = logging.FileHandler(run_dir / "job.log")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
-    log.setLevel(logging.INFO)
-    if RANK == 0:
-        log.addHandler(handler)
+    log.addHandler(handler)
     try:
         yield
     finally:
