@@ -112,7 +112,8 @@ MODELS = {
     "esmm": (),
     "escm2": (),
     "escm2_dr": ("model=escm2", "loss=escm2_dr", "model.head.imputation=error"),
-    "apem": ("model.bottom.gamma.steps_to_floor=15",),
+    # At the paper's floor of 1e-3 four selectors, one after another, make 1e-16 into 1e-6: of rounding, not of the ranks.
+    "apem": ("model.bottom.gamma.steps_to_floor=15", "model.bottom.gamma.min=0.2"),
     "man": ("model.stages.meta.step.alpha=0.5",),
     "single_task": (),
 }

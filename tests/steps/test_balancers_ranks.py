@@ -94,7 +94,7 @@ def test_two_ranks_end_as_one_process(plan: Any, step: str) -> None:
     options = ("model=mmoe", "model.trunk.dropout=0", "trainer.max_epochs=2", "batch_size=599", f"step={step}")
     one, two = plan(*options, name="one"), plan(*options, "trainer.devices=2", "trainer.strategy=ddp", name="two")
     expected = job.run(one)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "seqmtl.job"]
+    torchrun = [sys.executable, "-m", "seqmtl.launch.ranks", "--ranks=2"]
     subprocess.run([*torchrun, str(two)], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=180)
     found = json.loads((two / "metrics.json").read_text())
     for name, value in expected.items():
