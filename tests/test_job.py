@@ -439,8 +439,8 @@ def test_every_option_is_read(plan: Any, monkeypatch: pytest.MonkeyPatch) -> Non
         "debug",  # cli.py, on Hydra's own config
         "allow",  # cli.py
         "dataset.about",  # only where the data are not prepared (test_table)
-        # batch_size, prepare.simulate.rates and M2M's trunk take them by interpolation
-        *("dataset.batch_size", "dataset.rates", "dataset.profile"),
+        # batch_size, prepare.simulate.rates, trunks and losses take them by interpolation
+        *("dataset.batch_size", "dataset.rates", "dataset.profile", "dataset.transfer"),
     }
     groups = ("trainer", "optimizer", "step", "launcher")  # their names are shown by --cfg job and logged
     unread = set(leaves(config)) - config.seen - elsewhere - {f"{g}.name" for g in groups}

@@ -24,7 +24,7 @@ OF_THE_RUN = (
         "trainer.strategy",
     ),
     *("dataset.name", "dataset.tasks", "dataset.fields", "dataset.histories", "dataset.bags", "dataset.main_history"),
-    "dataset.profile",
+    *("dataset.profile", "dataset.transfer"),
     *("dataset.prepare", "dataset.parents"),
 )
 # Keys that the config itself reads; the classes never see them.

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from seqmtl.build import build
+from seqmtl.runs import config_hash
 from seqmtl.shipped import bottoms
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -203,3 +204,17 @@ def test_every_model_file_has_its_name_and_is_a_partial(kind: str, compose: Comp
         config = compose(f"model={path.stem}")["model"] if not kind else body(f"model/{kind}", path.stem)
         assert config["name"] == path.stem
         assert config.get("runner") or config["_partial_"] is True
+
+
+def test_where_no_task_follows_another_the_dataset_says_who_passes_on_to_whom(compose: Compose) -> None:
+    wanted = [None, 0, 0, 0]
+    for model in ("aitm", "man"):
+        assert compose(f"model={model}", "dataset=tenrec_sim")["model"]["trunk"]["parents"] == wanted
+        assert compose(f"model={model}")["model"]["trunk"]["parents"] is None, "those of the data"
+    assert compose("model=aitm", "dataset=tenrec_sim")["loss"]["terms"]["calibrator"]["parents"] == wanted
+    assert compose("model=apem", "dataset=tenrec_sim")["loss"]["terms"]["dependence"]["parents"] == wanted
+    # A product of probabilities along a path would be wrong where a follow needs no click.
+    assert compose("model=esmm", "dataset=tenrec_sim")["model"]["head"]["parents"] is None
+    assert config_hash(compose("model=mmoe", "dataset=tenrec_sim")) == config_hash(
+        compose("model=mmoe", "dataset=tenrec_sim", "dataset.transfer=null")
+    )
