@@ -24,7 +24,7 @@ from seqmtl.errors import SeqmtlError
 from seqmtl.launch.command import job_of
 from seqmtl.lock import Held
 from seqmtl.plan import Plan, Planned
-from seqmtl.runs import config_hash, differences, run_label
+from seqmtl.runs import config_hash, run_label, told_apart
 
 WAIT_SECONDS = 2.0
 
@@ -149,10 +149,5 @@ def _by_seed(jobs: list[Planned]) -> dict[str, list[Mapping[str, float | None]]]
     groups: dict[tuple[str, str], dict[int, Planned]] = defaultdict(dict)
     for planned in jobs:
         groups[run_label(planned.config), config_hash(planned.config)][planned.config["seed"]] = planned
-    named: dict[tuple[str, str], str] = {}
-    for label in dict.fromkeys(label for label, _ in groups):
-        alike = [key for key in groups if key[0] == label]
-        told = differences([next(iter(groups[key].values())).config for key in alike]) if len(alike) > 1 else [""]
-        for key, words in zip(alike, told, strict=True):
-            named[key] = " ".join([label, *([words] if words else []), *([key[1]] if told.count(words) > 1 else [])])
-    return {named[key]: [p.run.metrics() for p in seeds.values() if p.run] for key, seeds in groups.items()}
+    names = told_apart([next(iter(seeds.values())).config for seeds in groups.values()])
+    return {name: [p.run.metrics() for p in seeds.values() if p.run] for name, seeds in zip(names, groups.values(), strict=True)}
