@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from conftest import CONF
 from seqmtl import targets
-from seqmtl.build import build, runner
+from seqmtl.build import build, build_launcher, runner
 from seqmtl.composition import guard
 from seqmtl.errors import SeqmtlError
 from seqmtl.plan import check
@@ -73,9 +73,30 @@ def test_what_computes_can(name: str) -> None:
 def test_all_that_ships_can_be_named() -> None:
     shipped = {name for path in CONF.rglob("*.yaml") for name in re.findall(r"_target_: ([\w.]+)", path.read_text())}
     assert len(shipped) > 50
+    places = {"prepare": "dataset.prepare", "simulate": "dataset.prepare", "launch": "launcher"}
     for name in shipped:
-        asked = "dataset.prepare" if name.startswith(("seqmtl.prepare.", "seqmtl.simulate.")) else "_target_"
+        asked = places.get(name.split(".")[1], "_target_") if name.startswith("seqmtl.") else "_target_"
         assert callable(targets.find(name, asked))
+
+
+@pytest.mark.parametrize("name", ["seqmtl.launch.slurm.run", "seqmtl.launch.local.run", "seqmtl.launch.command.Job"])
+def test_what_starts_processes_is_no_part_of_a_model(name: str) -> None:
+    with pytest.raises(SeqmtlError, match=r"_target_: .* is nothing that a config may name there"):
+        build({"_target_": name, "run_dir": "x"})
+    with pytest.raises(SeqmtlError, match="is nothing that a config may name there"):
+        build_launcher(
+            {"_target_": "seqmtl.launch.local.run", "_partial_": True, "events": {"_target_": "seqmtl.launch.command.Job"}}
+        )
+
+
+@pytest.mark.parametrize(("key", "value"), [("setup", ["rm -rf /"]), ("extra", {"export": "PYTHONPATH=/tmp"})])
+def test_what_else_a_job_runs_is_said_on_the_command_line(key: str, value: Any) -> None:
+    launcher = {"name": "slurm", "setup": [], "extra": {}}
+    targets.refuse_shell(launcher, [])
+    with pytest.raises(SeqmtlError, match=rf"a config sets launcher\.{key}="):
+        targets.refuse_shell(launcher | {key: value}, ["launcher=slurm", "-m"])
+    targets.refuse_shell(launcher | {key: value}, ["launcher=slurm", f"launcher.{key}={value}"])
+    targets.refuse_shell(launcher | {"extra": {"mail_type": "END"}}, ["+launcher.extra.mail_type=END"])
 
 
 @pytest.mark.parametrize("name", ["os.system", "seqmtl.boost.lgb.Booster", "seqmtl.boost.Boosting", "seqmtl.launch.local.run"])

@@ -168,8 +168,11 @@ def test_a_job_that_could_not_say_why_is_interrupted_and_its_status_says_why(
 ) -> None:
     jobs = planned(tmp_path, ["mmoe"], "running")
     ((path, job),) = jobs.items()
-    (path / "console.log").write_text("first words\nthe last words\n")
-    Board(jobs).ended(Job(path), status, reason)
+    (path / "console.log").write_text("of an earlier start\n")
+    board = Board(jobs)
+    with (path / "console.log").open("a") as console:
+        console.write("first words\nthe last words\n" if status == 1 else "")
+    board.ended(Job(path), status, reason)
     assert job.error.startswith(says)
     written = json.loads((path / "status.json").read_text())
     assert written["state"] == "interrupted"

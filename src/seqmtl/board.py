@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("seqmtl")
 
 LOOK_SECONDS = 0.5
+CONSOLE = "console.log"
 
 
 class Printer(logging.Handler):
@@ -49,13 +50,13 @@ class Board:
         self.outcomes: Counter[str] = Counter()
         self.live: Live | None = None
         self.looked = 0.0
-        self.printer = Printer()
+        # What stands there already is of earlier starts.
+        self.console = {path: _size(path / CONSOLE) for path in jobs}
 
     def __enter__(self) -> Board:
         from rich.console import Console
         from rich.live import Live
 
-        log.addHandler(self.printer)
         out = Console()
         if out.is_terminal:
             self.live = Live(console=out, refresh_per_second=4, transient=True)
@@ -65,7 +66,6 @@ class Board:
     def __exit__(self, *_: object) -> None:
         if self.live is not None:
             self.live.stop()
-        log.removeHandler(self.printer)
 
     def started(self, job: Job) -> None:
         self.begun[job.run_dir] = time.monotonic()
@@ -77,15 +77,23 @@ class Board:
 
     def ended(self, job: Job, status: int, reason: str = "") -> None:
         planned = self.jobs[job.run_dir]
-        planned.seconds = time.monotonic() - self.begun.pop(job.run_dir, time.monotonic())
-        if status == BUSY or (status != 0 and Run(job.run_dir).held()):  # torchrun hides the exit status of its ranks
+        begun = self.begun.pop(job.run_dir, time.monotonic())
+        if status == BUSY:
             self.busy.append(planned)
             return
+        planned.seconds = time.monotonic() - begun
         if status != 0:
-            planned.error = _cut_off(Run(job.run_dir), status, reason)
+            planned.error = _cut_off(Run(job.run_dir), status, reason, self._said(job.run_dir))
         self.outcomes["failed" if planned.error else "finished"] += 1
         outcome = f"failed: {planned.error.splitlines()[0]}" if planned.error else _aucs(planned)
         log.info("[%d/%d] %s  %.1f s  %s", self.outcomes.total(), len(self.jobs), planned.label, planned.seconds, outcome)
+
+    def _said(self, run_dir: Path) -> str:
+        """What the job's processes printed since the sweep began."""
+        try:
+            return (run_dir / CONSOLE).read_bytes()[self.console[run_dir] :].decode(errors="replace")
+        except OSError:
+            return ""
 
     def table(self) -> Table:
         """The jobs that run, and how many are in which state."""
@@ -131,12 +139,16 @@ def _last_line(run_dir: Path) -> str:
         return "starting"
 
 
-def _cut_off(run: Run, status: int, reason: str) -> str:
-    """The reason of a job that did not finish; what the job could not write itself is written into its status.json."""
+def _cut_off(run: Run, status: int, reason: str, said: str) -> str:
+    """The reason of a job that did not finish; what the job could not write itself is written into its status.json.
+
+    Args:
+        said: what its processes printed.
+    """
     written = run.status()
     if written.get("state") == "failed" and written.get("error"):
         return str(written["error"])
-    why = reason or _signal(status) or _of_a_rank(run) or _last_words(run) or f"exit status {status}"
+    why = reason or _signal(status) or _of_a_rank(said) or _last_words(said) or f"exit status {status}"
     if written.get("state") == "running" and not run.held():
         run.write_status("interrupted", data_version=written.get("data_version"), reason=why)
     return f"{why}; the same command goes on from its last checkpoint" if written.get("state") == "running" else why
@@ -149,22 +161,19 @@ def _signal(status: int) -> str:
     return f"killed by signal {-status}{more}" if status < 0 else ""
 
 
-def _of_a_rank(run: Run) -> str:
+def _of_a_rank(said: str) -> str:
     """What torchrun tells of the rank that ended first."""
-    found = re.findall(r"^\s*rank\s*: (\d+).*\n\s*exitcode\s*: -(\d+) ", _console(run), re.MULTILINE)
+    found = re.findall(r"^\s*rank\s*: (\d+).*\n\s*exitcode\s*: -(\d+) ", said, re.MULTILINE)
     return f"rank {found[-1][0]} was {_signal(-int(found[-1][1]))}" if found else ""
 
 
-def _last_words(run: Run) -> str:
-    lines = _console(run).strip().splitlines()
+def _last_words(said: str) -> str:
+    lines = said.strip().splitlines()
     return lines[-1] if lines else ""
 
 
-def _console(run: Run) -> str:
-    try:
-        return (run.path / "console.log").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _aucs(planned: Planned) -> str:

@@ -12,23 +12,22 @@ from seqmtl.targets import find, found_in, instantiate
 
 # What a stage cannot have of its own: the data, and where the job runs.
 OF_THE_RUN = (
-    *(
-        "data_dir",
-        "raw_dir",
-        "output_dir",
-        "debug",
-        "allow",
-        "launcher",
-        "trainer.accelerator",
-        "trainer.devices",
-        "trainer.strategy",
-    ),
+    *("data_dir", "raw_dir", "output_dir", "debug", "allow", "launcher"),
+    *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy"),
     *("dataset.name", "dataset.tasks", "dataset.fields", "dataset.histories", "dataset.bags", "dataset.main_history"),
-    *("dataset.profile", "dataset.transfer"),
-    *("dataset.prepare", "dataset.parents"),
+    *("dataset.profile", "dataset.transfer", "dataset.prepare", "dataset.parents"),
 )
 # Keys that the config itself reads; the classes never see them.
 NOT_ARGUMENTS = ("name", "runner", "stages", "selection")
+
+
+def build_launcher(node: Mapping[str, Any]) -> Any:
+    """What runs a list of jobs: (jobs, sweep, events) → None.
+
+    Raises:
+        SeqmtlError: it is none of seqmtl's launchers, nor one that the command line allows.
+    """
+    return instantiate(_without_names(node), "launcher")
 
 
 def build(node: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:

@@ -103,7 +103,7 @@ def run(verb: str) -> int:
                 os.environ["HYDRA_FULL_ERROR"] = "1"
             try:
                 allow(cfg.get("allow"), sys.argv[1:])
-                refuse_shell(cfg.get("launcher", {}).get("setup"), sys.argv[1:])
+                refuse_shell(cfg.get("launcher", {}), sys.argv[1:])
                 task(cfg, sweep, overrides)
             except SeqmtlError as e:
                 errors.append(e)

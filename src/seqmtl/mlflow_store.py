@@ -7,7 +7,6 @@ people can mend (a refused password, another version's schema) is told as the Se
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import re
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from seqmtl.disk import one_at_a_time
 from seqmtl.errors import SeqmtlError
 from seqmtl.redact import hide
 
@@ -80,7 +80,8 @@ class Store:
         if self._remote:
             _ask(self.uri)
             return MlflowClient(self.uri)
-        with _one_at_a_time(self.output_dir):
+        # Processes that meet a database that is not there yet would all create its tables, and all but one fail.
+        with one_at_a_time(self.output_dir / ".mlflow.lock"):
             if not os.environ.get("MLFLOW_TRACKING_URI"):
                 _create_database(self.output_dir)
             if not self.uri.startswith("sqlite:"):
@@ -212,15 +213,6 @@ def _interrupted(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
-
-
-@contextlib.contextmanager
-def _one_at_a_time(output_dir: Path) -> Iterator[None]:
-    """Processes that meet a database that is not there yet would all create its tables, and all but one fail."""
-    output_dir.mkdir(parents=True, exist_ok=True)
-    with (output_dir / ".mlflow.lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _ask(uri: str) -> None:

@@ -40,7 +40,6 @@ class Plan:
     jobs: list[Planned] = field(default_factory=list)
     repeated: int = 0
     sweep: bool = False
-    debug: bool = False
     dry_run: bool = False
 
     def add(self, cfg: DictConfig, sweep: bool, overrides: Sequence[str] = ()) -> None:
@@ -57,7 +56,7 @@ class Plan:
         from omegaconf import OmegaConf
         from omegaconf.errors import OmegaConfBaseException
 
-        self.sweep, self.debug = sweep, bool(cfg.debug)
+        self.sweep = sweep
         self.dry_run = self.dry_run or cfg.dry_run is not False  # what is neither true nor false is refused below
         try:
             config = OmegaConf.to_container(cfg, resolve=True)

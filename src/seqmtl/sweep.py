@@ -16,7 +16,7 @@ from pathlib import Path
 import yaml
 
 from seqmtl.board import Board
-from seqmtl.build import build
+from seqmtl.build import build_launcher
 from seqmtl.data.meta import data_version
 from seqmtl.data.prepared import open_dataset
 from seqmtl.disk import write_file
@@ -39,7 +39,7 @@ def claim(planned: Planned) -> bool:
     assert run is not None
     directory, meta = open_dataset(planned.config)
     version = data_version(directory, meta)
-    with run.lock():
+    with run.lock("preparing"):
         if run.finished(version):
             return False
         run.ready(version)
@@ -60,7 +60,7 @@ def launch(jobs: Sequence[Planned], sweep: str) -> list[Planned]:
     by_path = {planned.run.path: planned for planned in jobs if planned.run is not None}
     todo = [job_of(planned.config, path) for path, planned in by_path.items()]
     with Board(by_path) as board:
-        build(jobs[0].config["launcher"])(todo, sweep, board)
+        build_launcher(jobs[0].config["launcher"])(todo, sweep, board)
     return board.busy
 
 

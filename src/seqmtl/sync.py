@@ -63,7 +63,7 @@ def _send_one(folder: Path, store: Store) -> int:
             f" and give the same output_dir"
         )
     # An earlier attempt lies in the run directory that it was made in.
-    with Run(folder.parent if folder.name.startswith("attempt-") else folder).lock():
+    with Run(folder.parent if folder.name.startswith("attempt-") else folder).lock("sending to MLflow"):
         return Delivery(folder, store).send()
 
 

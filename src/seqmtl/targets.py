@@ -19,18 +19,19 @@ ENVIRONMENT = "SEQMTL_ALLOW"  # the user's own packages, parted by commas; jobs 
 
 # Classes that a part may be. Of seqmtl only what is made for configs: what writes files or starts processes must not be named.
 CLASSES = (
-    *("seqmtl.models.", "seqmtl.nn.", "seqmtl.losses.", "seqmtl.steps.", "seqmtl.launch."),
+    *("seqmtl.models.", "seqmtl.nn.", "seqmtl.losses.", "seqmtl.steps."),
     *("torch.nn.", "torch.optim.", "lightning.pytorch.", "torchjd."),
 )
 # Lightning's command line imports whatever it is told; its demos download.
 REFUSED = ("lightning.pytorch.cli.", "lightning.pytorch.demos.")
 # Functions, by what asks for one.
 FUNCTIONS = {
-    "_target_": r"seqmtl\.launch\.\w+\.run|torch\.nn\.(functional|init)\.\w+",
+    "_target_": r"torch\.nn\.(functional|init)\.\w+",
+    "launcher": r"seqmtl\.launch\.\w+\.run",
     "model.runner": r"seqmtl\.boost\.run",
     "dataset.prepare": r"seqmtl\.prepare\.\w+\.prepare|seqmtl\.simulate\.\w+\.simulate",
 }
-BEGINNINGS = (*CLASSES, "seqmtl.boost.", "seqmtl.prepare.", "seqmtl.simulate.")
+BEGINNINGS = (*CLASSES, "seqmtl.launch.", "seqmtl.boost.", "seqmtl.prepare.", "seqmtl.simulate.")
 PACKAGE = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)*\.?", re.ASCII)
 NAME = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+", re.ASCII)  # no part is private: __init__, __globals__
 
@@ -57,20 +58,22 @@ def allow(given: Any, words: Sequence[str]) -> None:
     os.environ[ENVIRONMENT] = ",".join(dict.fromkeys([*_allowed(), *given]))
 
 
-def refuse_shell(setup: Any, words: Sequence[str]) -> None:
-    """Refuse `launcher.setup`, lines of shell, where a config brings them along.
+def refuse_shell(launcher: Mapping[str, Any], words: Sequence[str]) -> None:
+    """Refuse `launcher.setup`, lines of shell, and `launcher.extra`, which may set a job's environment, where a config has them.
 
     Raises:
         SeqmtlError: they do not stand on the command line.
     """
-    if setup and not _said("launcher.setup", words):
-        raise SeqmtlError(
-            f"a config sets launcher.setup={setup}, but which shell may run is said on the command line only: launcher.setup=[…]"
-        )
+    for key in ("setup", "extra"):
+        if launcher.get(key) and not _said(f"launcher.{key}", words):
+            raise SeqmtlError(
+                f"a config sets launcher.{key}={launcher[key]}, but what else a job runs is said on the command line only:"
+                f" launcher.{key}=…"
+            )
 
 
 def _said(key: str, words: Sequence[str]) -> bool:
-    return any(word.lstrip("+").startswith(f"{key}=") for word in words)
+    return any(word.lstrip("+").startswith((f"{key}=", f"{key}.")) for word in words)
 
 
 def _allowed() -> list[str]:
@@ -88,14 +91,17 @@ def check_names(node: Any) -> None:
         _check_name(name, "_target_")
 
 
-def found_in(node: Any) -> Iterator[Any]:
+def found_in(node: Any, asked: str = "_target_") -> Iterator[Any]:
     """The classes and functions that a node and all below it name.
+
+    Args:
+        asked: what asks for them, a key of FUNCTIONS.
 
     Raises:
         SeqmtlError: as `find`.
     """
     for name in _names(node):
-        yield find(name, "_target_")
+        yield find(name, asked)
 
 
 def find(name: Any, asked: str) -> Any:
@@ -120,15 +126,18 @@ def find(name: Any, asked: str) -> Any:
     return found
 
 
-def instantiate(node: Mapping[str, Any]) -> Any:
+def instantiate(node: Mapping[str, Any], asked: str = "_target_") -> Any:
     """Hydra's, of a node in which everything may be named.
+
+    Args:
+        asked: what asks for it, a key of FUNCTIONS.
 
     Raises:
         SeqmtlError: something may not, or is still to be resolved, so that it could become anything.
     """
     from hydra.utils import instantiate as made
 
-    list(found_in(node))  # all are looked at before the first is called
+    list(found_in(node, asked))  # all are looked at before the first is called
     for text in _texts(node):
         if "${" in text:
             raise SeqmtlError(f"'{text}' stands in a config that is resolved already; write the value itself")

@@ -195,8 +195,8 @@ def _set_aside(journal: Journal) -> None:
     """Keep the journal of a job that begins anew as an earlier attempt's: its points would stand twice in one run."""
     if journal.header() is None:
         return
-    attempts = [int(path.name.removeprefix("attempt-")) for path in journal.folder.glob("attempt-*")]
-    attempt = journal.folder / f"attempt-{max(attempts, default=0) + 1}"
+    numbers = [path.name.removeprefix("attempt-") for path in journal.folder.glob("attempt-*")]
+    attempt = journal.folder / f"attempt-{max((int(n) for n in numbers if n.isdecimal()), default=0) + 1}"
     attempt.mkdir()
     for name in reversed(FILES):  # the journal last: without it the others are nothing
         if (journal.folder / name).exists():

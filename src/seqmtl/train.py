@@ -29,10 +29,12 @@ def execute(plan: Plan) -> int:
         return preview.show(plan)
     log.setLevel(logging.INFO)
     log.propagate = False  # Hydra gives the root logger a handler of its own
-    if plan.sweep:
-        return sweep.run(plan)
-    (planned,) = plan.jobs
-    return _single(planned)
+    printer = Printer()
+    log.addHandler(printer)
+    try:
+        return sweep.run(plan) if plan.sweep else _single(plan.jobs[0])
+    finally:
+        log.removeHandler(printer)
 
 
 def _single(planned: Planned) -> int:
@@ -45,7 +47,7 @@ def _single(planned: Planned) -> int:
     if todo:
         job = job_of(planned.config, run.path)
         if _runs_here(planned, job):
-            _here(run, job)
+            _here(planned, run, job)
         else:
             _elsewhere(planned)
     tasks = planned.config["dataset"]["tasks"]
@@ -62,14 +64,12 @@ def _runs_here(planned: Planned, job: Job) -> bool:
     return job.ranks * job.nodes == 1 and launcher["name"] in ("local", "parallel") and launcher["time_limit"] is None
 
 
-def _here(run: Run, job: Job) -> None:
+def _here(planned: Planned, run: Run, job: Job) -> None:
     from seqmtl.launch.gpus import Gpus
 
-    handler = Printer()
-    log.addHandler(handler)
     with ExitStack() as leased:
         if job.gpus:
-            lease = Gpus().wait(job.gpus)
+            lease = Gpus(planned.config["launcher"]["jobs_per_gpu"]).wait(job.gpus)
             leased.callback(lease.release)
             os.environ.update(lease.environment())  # before torch is imported
         from seqmtl import job as this_process
@@ -78,8 +78,6 @@ def _here(run: Run, job: Job) -> None:
             this_process.run(run.path)
         except SystemExit:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from None
-        finally:
-            log.removeHandler(handler)
 
 
 def _elsewhere(planned: Planned) -> None:

@@ -200,6 +200,25 @@ def test_jobs_share_a_gpu_only_when_asked_and_then_the_emptiest(tmp_path: Path) 
     assert Gpus(jobs_per_gpu=2, gpus=("A", "B"), folder=tmp_path / "other").take(3) is None, "a job's ranks have a GPU each"
 
 
+def test_a_gpu_that_one_sweep_has_for_itself_is_not_shared_by_another(tmp_path: Path) -> None:
+    alone, sharing = Gpus(1, ("A",), tmp_path), Gpus(2, ("A",), tmp_path)
+    whole = alone.take(1)
+    assert whole is not None
+    assert sharing.take(1) is None
+    whole.release()
+    place = sharing.take(1)
+    assert place is not None
+    assert alone.take(1) is None
+    assert sharing.take(1) is not None
+
+
+def test_jobs_on_gpus_share_the_cores() -> None:
+    job = Job(Path("a"), ranks=2, gpus=2)
+    assert local._threads(job, None, cores=64, places=8) == 8, "four such jobs of two ranks"
+    assert local._threads(job, 1, cores=64, places=8) == 32
+    assert local._threads(Job(Path("a"), gpus=1), None, cores=4, places=8) == 1
+
+
 def test_a_job_sees_its_gpus_and_one_that_wants_too_many_fails_alone(
     jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

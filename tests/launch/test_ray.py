@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from seqmtl import job as job_module
-from seqmtl.build import build
+from seqmtl.build import build_launcher
 from seqmtl.errors import SeqmtlError
 from seqmtl.launch import ray as launcher
 from seqmtl.launch.command import Job
@@ -49,7 +49,7 @@ def until(true: Callable[[], Any], what: str) -> None:
 def test_without_ray_the_launcher_says_what_to_install(compose: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(SeqmtlError, match=r"pip install 'seqmtl\[ray\]'"):
-        build(compose("launcher=ray")["launcher"])([], "", Seen())
+        build_launcher(compose("launcher=ray")["launcher"])([], "", Seen())
 
 
 def call(*jobs: Job, **options: Any) -> Seen:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
+import logging
 import os
 import subprocess
 import tempfile
@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+
+log = logging.getLogger("seqmtl")
 
 
 def visible_gpus() -> tuple[str, ...]:
@@ -62,7 +64,7 @@ class Gpus:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for slot in range(self.jobs_per_gpu):
             for gpu in self.gpus:
-                if len(lease.gpus) < count and gpu not in lease.gpus and self._lock(gpu, slot, lease.locks):
+                if len(lease.gpus) < count and gpu not in lease.gpus and self._hold(gpu, slot, lease.locks):
                     lease.gpus += (gpu,)
         if len(lease.gpus) == count:
             return lease
@@ -73,16 +75,23 @@ class Gpus:
         """Lease `count` GPUs as soon as they are free; nothing where this machine has not so many: what uses them will say so."""
         if count > len(self.gpus):
             return Lease()
+        told = False
         while (lease := self.take(count)) is None:
+            if not told:
+                log.info("waiting for %d GPUs that other jobs use", count)
+                told = True
             time.sleep(1.0)
         return lease
 
-    def _lock(self, gpu: str, slot: int, locks: ExitStack) -> bool:
-        with contextlib.ExitStack() as opened:
-            file = opened.enter_context((self.folder / f"{gpu.replace('/', '-')}.{slot}").open("a"))
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return False
+    def _hold(self, gpu: str, slot: int, locks: ExitStack) -> bool:
+        """One of the places of a GPU, beside those that share it too; the whole of it where it is not shared."""
+        alone = self.jobs_per_gpu == 1
+        with ExitStack() as opened:
+            for name, kind in ((f"{gpu}", fcntl.LOCK_EX if alone else fcntl.LOCK_SH), (f"{gpu}.{slot}", fcntl.LOCK_EX)):
+                file = opened.enter_context((self.folder / name.replace("/", "-")).open("a"))
+                try:
+                    fcntl.flock(file, kind | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    return False
             locks.push(opened.pop_all())
         return True

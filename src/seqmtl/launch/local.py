@@ -59,7 +59,8 @@ def run(
                 lease = gpus.take(job.gpus)
                 if lease is None:  # another job's, perhaps of another sweep
                     break
-                running.append(_start(waiting.popleft(), sweep, lease, _threads(job, at_once, cores)))
+                threads = _threads(job, at_once, cores, len(gpus.gpus) * jobs_per_gpu)
+                running.append(_start(waiting.popleft(), sweep, lease, threads))
                 events.started(job)
             time.sleep(POLL_SECONDS)
             events.waiting()
@@ -99,7 +100,7 @@ def _cores(job: Job) -> int:
     return 0 if job.gpus else job.ranks * (job.threads or 1)
 
 
-def _threads(job: Job, at_once: int | None, cores: int) -> int | None:
+def _threads(job: Job, at_once: int | None, cores: int, places: int) -> int | None:
     """Of a rank: what its config says, else its share of the cores; None: alone on the machine, torch decides."""
     if job.threads is not None:
         return job.threads
@@ -107,7 +108,8 @@ def _threads(job: Job, at_once: int | None, cores: int) -> int | None:
         return None
     if at_once is None and not job.gpus:
         return 1
-    return max(1, cores // (job.ranks * (at_once or 1)))
+    beside = at_once or max(1, places // job.gpus)  # as many such jobs as the places on the GPUs allow
+    return max(1, cores // (job.ranks * beside))
 
 
 def _start(job: Job, sweep: str, lease: Lease, threads: int | None) -> _Running:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import runpy
 import shutil
 import sys
 import tempfile
 from pathlib import Path
 
+from seqmtl.launch.command import BUSY
 from seqmtl.process import alive, die_with_parent, for_children
 
 PLACE = "seqmtl-ranks-"  # of directories in the temporary folder: seqmtl-ranks-<pid>-<random>
@@ -57,8 +57,15 @@ def _place() -> tempfile.TemporaryDirectory[str]:
 
 
 def _torchrun(arguments: list[str]) -> None:
-    sys.argv = ["torchrun", *arguments]
-    runpy.run_module("torch.distributed.run", run_name="__main__", alter_sys=True)
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main as torchrun
+
+    try:
+        torchrun(arguments)
+    except ChildFailedError as e:
+        if any(failure.exitcode == BUSY for failure in e.failures.values()):
+            sys.exit(BUSY)  # another process runs the job: no failure of this one
+        raise
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ result, or when squeue no longer knows it. What is in the queue already, of an e
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -20,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from seqmtl.disk import disk_errors, write_file
+from seqmtl.disk import one_at_a_time, write_file
 from seqmtl.errors import SeqmtlError
 from seqmtl.launch import squeue
 from seqmtl.launch.command import Job
@@ -80,8 +79,9 @@ def run(
     place = Path(folder).absolute()
     waited: list[Queued] = []
     try:
-        with _one_at_a_time(place):
-            waited += _found(jobs)
+        # Two sweeps that begin together would both find a job not yet in the queue.
+        with one_at_a_time(place / ".lock"):
+            waited += _found(jobs, place)
             left = [job for job in jobs if job not in [queued.job for queued in waited]]
             if waited:
                 log.info("%d jobs are in Slurm's queue already, of an earlier command: waiting for them", len(waited))
@@ -194,14 +194,16 @@ def _note(sent: Sequence[Queued], folder: Path) -> None:
     log.info("submitted to Slurm: %s; its logs lie in %s", first if first == last else f"{first} to {last}", folder)
 
 
-def _found(jobs: Iterable[Job]) -> list[Queued]:
-    """The jobs that an earlier sweep left in the queue."""
+def _found(jobs: Iterable[Job], folder: Path) -> list[Queued]:
+    """The jobs that an earlier sweep left in the queue; results are unpickled, so from this folder alone."""
     submitit = _submitit()
     noted = []
     for job in jobs:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             note = json.loads((job.run_dir / NOTE).read_text(encoding="utf-8"))
-            slurm = submitit.SlurmJob(Path(note["folder"]) / "%j", str(note["job_id"]), tasks=list(range(note["nodes"])))
+            if Path(note["folder"]) != folder:
+                continue
+            slurm = submitit.SlurmJob(folder / "%j", str(note["job_id"]), tasks=list(range(note["nodes"])))
             noted.append(Queued(job, slurm, own=False))
     states = squeue.states() if noted else {}
     if states is None:
@@ -263,26 +265,18 @@ def _leave(own: Sequence[Queued], detach: bool) -> None:
         log.info("the jobs stay in Slurm's queue; see how they fare with: seqmtl status, and wait for them with the same command")
         return
     log.info("cancelling %d jobs in Slurm's queue (launcher.detach=true leaves them there)", len(own))
-    subprocess.run(["scancel", *(queued.id for queued in own)], capture_output=True, check=False)
+    done = subprocess.run(["scancel", *(queued.id for queued in own)], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        log.warning("scancel failed (%s): the jobs may still be in the queue; the same command waits for them", done.stderr.strip())
+        return
     for queued in own:
         (queued.job.run_dir / NOTE).unlink(missing_ok=True)
     deadline = clock.monotonic() + CANCEL_SECONDS
     while clock.monotonic() < deadline:
-        states = squeue.states() or {}
-        if all(states.get(queued.id, "CANCELLED") in squeue.OVER for queued in own):
+        states = squeue.states()
+        if states is not None and all(states.get(queued.id, "CANCELLED") in squeue.OVER for queued in own):
             return
         clock.sleep(LOOK_SECONDS)
-
-
-@contextlib.contextmanager
-def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """Two sweeps that begin together would both find a job not yet in the queue."""
-    with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("a")
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _submitit() -> Any:
