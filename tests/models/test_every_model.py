@@ -111,7 +111,9 @@ def learn(model: nn.Module, loss: nn.Module, batch: Batch, steps: int, lr: float
     return value
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in ("mmoe", "aitm", "apem", "dtrn"))) for n in NAMES]
+)
 def test_sixteen_rows_are_learnt_by_heart(name: str, compose: Compose) -> None:
     model = make_model(compose, CHAIN, f"model={name}")
     value = learn(model, loss_of(compose, CHAIN, f"model={name}", "loss=bce"), make_batch(CHAIN, 16), 1500, 0.01, 1e-2)
