@@ -13,7 +13,7 @@ import pytest
 from seqmtl import lock
 from seqmtl.errors import SeqmtlError
 from seqmtl.launch.command import BUSY
-from seqmtl.runs import Run, config_hash, differences, run_directory, told_apart
+from seqmtl.runs import Run, config_hash, differences, run_directory, settings_of, told_apart, with_settings
 
 
 def test_the_hash_counts_what_changes_the_result(compose: Any) -> None:
@@ -30,6 +30,16 @@ def test_the_hash_counts_what_changes_the_result(compose: Any) -> None:
         assert config_hash(compose(override)) == base, override
     for override in ("optimizer.lr=0.01", "batch_size=1", "trainer.max_epochs=3", "dataset.tasks=[click]"):
         assert config_hash(compose(override)) != base, override
+
+
+@pytest.mark.parametrize("model", ["mmoe", "lightgbm"])
+def test_settings_and_what_is_hashed_make_the_whole_config(compose: Any, model: str) -> None:
+    places = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.threads=2", "data_dir=/x", "dataset.prepare.min_count=3", "seed=2"]
+    here, there = compose(f"model={model}"), compose(f"model={model}", *places)
+    assert with_settings(here, settings_of(there)) == there
+    assert with_settings(there, settings_of(here)) == here
+    del there["allow"]
+    assert with_settings(here, settings_of(there)) == there, "what the other does not have is taken out"
 
 
 def test_the_directory_tells_dataset_model_loss_and_seed(compose: Any) -> None:

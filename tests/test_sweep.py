@@ -5,19 +5,23 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from seqmtl.board import Board
-from seqmtl.launch.command import BUSY, Job
+from seqmtl.launch.command import BUSY, Job, command, job_of
 from seqmtl.plan import Planned
-from seqmtl.runs import Run
+from seqmtl.runs import Run, run_directory
+from seqmtl.sweep import claim
 
 TINY = ("trainer.max_epochs=2", "batch_size=50", "trainer.progress=lines")
 
@@ -114,6 +118,30 @@ def test_a_job_whose_other_sweep_is_killed_is_taken_over(tmp_path: Path, dataset
     (log,) = tmp_path.glob("outputs/*/*/seed=1/job.log")
     assert "going on from" in log.read_text()
     first.communicate()
+
+
+def test_a_waiting_job_keeps_the_settings_of_its_own_sweep(
+    tmp_path: Path, dataset: Path, compose: Any, mlflow_database: Path
+) -> None:
+    """Another sweep with the same job writes config.yaml anew while it waits."""
+    output = tmp_path / "outputs"
+    output.mkdir()
+    shutil.copy(mlflow_database, output)
+    places = (f"data_dir={dataset.parent}", f"output_dir={output}", "trainer=debug", "trainer.max_batches=2")
+    first = compose(*places, "trainer.log_every=3", "trainer.checkpoint_every=7")
+    second = compose(*places, "trainer=ddp", "trainer.devices=3", "trainer.log_every=4", "trainer.checkpoint_every=8")
+    second["trainer"] |= {"max_epochs": 1, "max_batches": 2, "threads": 2}
+    second["data_dir"] = "data"  # of another working directory
+    mine, other = (Planned(config, Run(run_directory(config))) for config in (first, second))
+    assert mine.run == other.run
+    assert claim(mine)
+    assert mine.run is not None
+    mine.run.write_config(other.config)
+    words = command(job_of(mine.config, mine.run.path), "")
+    subprocess.run(words, check=True, timeout=300)
+    ran = yaml.safe_load((mine.run.path / "config.yaml").read_text())
+    assert ran == mine.config
+    assert mine.run.state() == "finished"
 
 
 # --- What is shown ---

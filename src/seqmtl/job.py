@@ -34,7 +34,7 @@ from seqmtl.lock import Held
 from seqmtl.process import die_with_parent, end, keep_memory
 from seqmtl.redact import hide
 from seqmtl.runner import Trained
-from seqmtl.runs import Run, config_hash
+from seqmtl.runs import Run, config_hash, with_settings
 
 if TYPE_CHECKING:
     from seqmtl.data.meta import Meta
@@ -65,12 +65,13 @@ def read_config(run_dir: Path) -> dict[str, Any]:
     return config
 
 
-def run(run_dir: Path, sweep: str = "") -> dict[str, float | None]:
+def run(run_dir: Path, sweep: str = "", settings: str = "") -> dict[str, float | None]:
     """Train, select, test once; or read what is there already.
 
     Args:
         run_dir: holds config.yaml.
         sweep: tag of the MLflow run.
+        settings: of the command that this job is of (runs.settings_of), which go before those in config.yaml.
 
     Returns:
         The contents of metrics.json.
@@ -80,6 +81,8 @@ def run(run_dir: Path, sweep: str = "") -> dict[str, float | None]:
     """
     here = Run(run_dir)
     config = read_config(run_dir)
+    if settings:
+        config = with_settings(config, settings)
     with here.lock() if RANK == 0 else contextlib.nullcontext():
         directory, meta = open_dataset(config)
         version = data_version(directory, meta)
@@ -88,6 +91,7 @@ def run(run_dir: Path, sweep: str = "") -> dict[str, float | None]:
         if RANK == 0:
             here.ready(version)
             (run_dir / "error.txt").unlink(missing_ok=True)
+            here.write_config(config)
             here.write_status("running", data_version=version)
         tracker = None
         with _job_log(run_dir):
@@ -278,10 +282,13 @@ def main() -> int:
     signal.signal(signal.SIGTERM, end)
     parser = argparse.ArgumentParser(prog="python -m seqmtl.job", description="run the job whose config.yaml is in RUN_DIR")
     parser.add_argument("run_dir", type=Path)
-    parser.add_argument("--sweep", default="")
+    parser.add_argument("--sweep", default="", help="tag of the MLflow run")
+    parser.add_argument(
+        "--settings", default="", help="JSON of the options that the run's hash leaves out, before those in config.yaml"
+    )
     arguments = parser.parse_args()
     try:
-        run(arguments.run_dir, arguments.sweep)
+        run(arguments.run_dir, arguments.sweep, arguments.settings)
     except SeqmtlError as e:
         print(f"seqmtl: {hide(str(e))}", file=sys.stderr)
         return BUSY if isinstance(e, Held) else 1

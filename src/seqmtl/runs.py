@@ -22,6 +22,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
+
 from seqmtl.disk import disk_errors, write_file
 from seqmtl.lock import Owner, hold, owner
 from seqmtl.paths import file_name
@@ -38,6 +40,8 @@ NOT_HASHED = (
     *("trainer.workers", "trainer.log_every", "trainer.checkpoint_every", "trainer.progress"),
 )
 
+_ABSENT = object()
+
 
 def config_hash(config: Mapping[str, Any]) -> str:
     """8 hex digits over the resolved config, less what does not change the result."""
@@ -52,6 +56,34 @@ def _counted(config: Mapping[str, Any]) -> dict[str, Any]:
             node = node.get(part, {})
         node.pop(path[-1], None)
     return counted
+
+
+def settings_of(config: Mapping[str, Any]) -> str:
+    """What the hash leaves out, as JSON: what tells the commands apart that share a run directory."""
+    found = {}
+    for key in NOT_HASHED:
+        node: Any = config
+        for part in key.split("."):
+            node = node.get(part, _ABSENT) if isinstance(node, Mapping) else _ABSENT
+        if node is not _ABSENT:
+            found[key] = node
+    return json.dumps(found, sort_keys=True)
+
+
+def with_settings(config: Mapping[str, Any], settings: str) -> dict[str, Any]:
+    """`config`, but with the settings of another command for the same run (`settings_of`)."""
+    changed: dict[str, Any] = copy.deepcopy(dict(config))
+    given = json.loads(settings)
+    for key in NOT_HASHED:
+        *parents, last = key.split(".")
+        node = changed
+        for part in parents:
+            node = node.setdefault(part, {}) if key in given else node.get(part, {})
+        if key in given:
+            node[last] = given[key]
+        else:
+            node.pop(last, None)
+    return changed
 
 
 def run_directory(config: dict[str, Any]) -> Path:
@@ -125,6 +157,10 @@ class Run:
         kept = {key: value for key, value in self.status().items() if key == "data_version"}
         content = {"state": state, "time": datetime.now(UTC).isoformat(timespec="seconds"), "pid": os.getpid()} | kept | more
         write_file(self.path / "status.json", (json.dumps(content, indent=1) + "\n").encode())
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Replace config.yaml."""
+        write_file(self.path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True).encode())
 
     def metrics(self) -> dict[str, float | None]:
         """metrics.json, {} where there is none or it is damaged."""

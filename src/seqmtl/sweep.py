@@ -13,13 +13,10 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-import yaml
-
 from seqmtl.board import Board
 from seqmtl.build import build_launcher
 from seqmtl.data.meta import data_version
 from seqmtl.data.prepared import open_dataset
-from seqmtl.disk import write_file
 from seqmtl.errors import SeqmtlError
 from seqmtl.launch.command import job_of
 from seqmtl.lock import Held
@@ -43,8 +40,7 @@ def claim(planned: Planned) -> bool:
         if run.finished(version):
             return False
         run.ready(version)
-        text = yaml.safe_dump(planned.config, sort_keys=False, allow_unicode=True)
-        write_file(run.path / "config.yaml", text.encode())
+        run.write_config(planned.config)
     return True
 
 

@@ -75,7 +75,7 @@ def _here(planned: Planned, run: Run, job: Job) -> None:
         from seqmtl import job as this_process
 
         try:
-            this_process.run(run.path)
+            this_process.run(run.path, settings=job.settings)
         except SystemExit:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from None
 

@@ -29,10 +29,11 @@ def main() -> None:
     parser.add_argument("--rendezvous", default="", help="host:port of the first node")
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--sweep", default="")
+    parser.add_argument("--settings", default="")
     arguments = parser.parse_args()
     os.environ.update(for_children())
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun would, with a warning
-    module = ["-m", "seqmtl.job", str(arguments.run_dir), "--sweep", arguments.sweep]
+    module = ["-m", "seqmtl.job", str(arguments.run_dir), "--sweep", arguments.sweep, f"--settings={arguments.settings}"]
     size = [f"--nnodes={arguments.nodes}", f"--nproc_per_node={arguments.ranks}", "--rdzv-backend=c10d"]
     if arguments.nodes > 1:
         # One id for all nodes: they start the same run directory. torchrun names a folder after it: no slashes.

@@ -179,7 +179,10 @@ def _submit(jobs: Sequence[Job], sweep: str, folder: Path, requeue: int, asked: 
     try:
         executor.update_parameters(**{key: value for key, value in asked.items() if value is not None})
         with submitit.helpers.clean_env() if inside else contextlib.nullcontext(), executor.batch():
-            sent = [executor.submit(OnNode(str(j.run_dir), j.ranks, j.nodes, j.gpus, j.threads, sweep, requeue)) for j in jobs]
+            sent = [
+                executor.submit(OnNode(str(j.run_dir), j.ranks, j.nodes, j.gpus, j.threads, sweep, requeue, j.settings))
+                for j in jobs
+            ]
     except (RuntimeError, ValueError) as e:
         raise SeqmtlError(f"sbatch refused the jobs: {str(e).strip().splitlines()[-1]}") from e
     return [Queued(job, slurm) for job, slurm in zip(jobs, sent, strict=True)]

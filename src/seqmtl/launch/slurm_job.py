@@ -33,7 +33,7 @@ class OnNode:
     """A job as submitit pickles it: plain values, found on the node by this class's name.
 
     Args:
-        run_dir, ranks, nodes, gpus, threads: of the Job.
+        run_dir, ranks, nodes, gpus, threads, settings: of the Job.
         sweep: tag of the MLflow run.
         requeue: how often the time limit may be reached; told when it was once more.
     """
@@ -45,6 +45,7 @@ class OnNode:
     threads: int | None
     sweep: str
     requeue: int
+    settings: str = ""
 
     def __call__(self) -> tuple[int, str]:
         """Run the job; its exit status (negative: killed by that signal), and a reason where Slurm is the cause."""
@@ -80,7 +81,7 @@ class OnNode:
         return DelayedSubmission(self)
 
     def _start(self, here: Any) -> subprocess.Popen[bytes]:
-        job = Job(Path(self.run_dir), self.ranks, self.nodes, self.gpus, self.threads)
+        job = Job(Path(self.run_dir), self.ranks, self.nodes, self.gpus, self.threads, self.settings)
         # By default USR2 kills. A blocked signal stays blocked in what is started here; for this process it is kept until then.
         blocked = {signal.SIGUSR2}
         signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
