@@ -5,8 +5,8 @@
     python benchmarks/aliccp_converter.py --raw data/raw/aliccp
     python benchmarks/aliccp_converter.py --raw data/raw/aliccp --bags 109_14 110_14 127_14 150_14 210       # without and with
 
-The script is that of the AITM authors (https://github.com/xidongbo/AITM, process_public_dataset.py); it needs NumPy and joblib
-(`pip install 'seqmtl[bench]'` has them). It is run as it is, in a temporary directory, on the same raw files right after ours;
+The script is that of the AITM authors (https://github.com/xidongbo/AITM, process_public_dataset.py); it needs NumPy and joblib,
+which seqmtl brings. It is run as it is, in a temporary directory, on the same raw files right after ours;
 then every row of its three files is compared with ours: the labels must be equal, and so must the ids but for their numbers,
 which the script draws anew each time.
 

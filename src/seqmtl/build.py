@@ -15,7 +15,7 @@ OF_THE_RUN = (
     *("data_dir", "raw_dir", "output_dir", "debug", "allow", "launcher"),
     *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy"),
     *("dataset.name", "dataset.tasks", "dataset.fields", "dataset.histories", "dataset.bags", "dataset.main_history"),
-    *("dataset.profile", "dataset.transfer", "dataset.prepare", "dataset.parents"),
+    *("dataset.profile", "dataset.transfer", "dataset.user", "dataset.prepare", "dataset.parents"),
 )
 # Keys that the config itself reads; the classes never see them.
 NOT_ARGUMENTS = ("name", "runner", "stages", "selection")

@@ -34,8 +34,8 @@ State = Literal["new", "running", "interrupted", "failed", "finished"]
 # their own). A dotted path stands for all below it.
 NOT_HASHED = (
     *("seed", "data_dir", "raw_dir", "output_dir", "debug", "dry_run", "allow", "dataset.prepare", "dataset.about", "launcher"),
-    # Read through prepare.simulate.rates, batch_size, model.trunk.profile, and parents of trunks and losses.
-    *("dataset.rates", "dataset.batch_size", "dataset.profile", "dataset.transfer"),
+    # Read through prepare.simulate.rates, batch_size, model.trunk.profile, and parents of trunks and losses; by tables.
+    *("dataset.rates", "dataset.batch_size", "dataset.profile", "dataset.transfer", "dataset.user"),
     *("trainer.name", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.threads"),
     *("trainer.workers", "trainer.log_every", "trainer.checkpoint_every", "trainer.progress"),
 )
