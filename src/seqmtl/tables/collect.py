@@ -165,20 +165,27 @@ def _efficiency(metrics: Mapping[int, Mapping[str, float | None]], runs: Sequenc
     """Means over the runs of what is known of all of them."""
     of_runs = []
     for run, of_seed in zip(runs, metrics.values(), strict=True):
-        known = {k: v for k, v in of_seed.items() if k in ("params", "params_mb")} | dict(run.status().get("times") or {})
+        sizes = {name: of_seed.get(name) for name in ("params", "params_mb")}
+        known = {k: v for k, v in {**sizes, **(run.status().get("times") or {})}.items() if isinstance(v, int | float)}
         if known.get("test_seconds"):
-            known["test_rows_per_second"] = len(truth.rows) / known["test_seconds"]
-        of_runs.append({k: v for k, v in known.items() if isinstance(v, int | float)})
+            known["test_rows_per_second"] = len(truth) / known["test_seconds"]
+        of_runs.append(known)
     names = [name for name in (of_runs[0] if of_runs else {}) if all(name in one for one in of_runs)]
     return {name: statistics.fmean(one[name] for one in of_runs) for name in names}
 
 
 def _reliability(finished: Mapping[int, Planned], truth: Truth) -> dict[str, list[list[float]]]:
     """Of the first seed: a mean over seeds would smooth away what each of them gets wrong."""
-    for job in finished.values():
-        tasks, scores = job.config["dataset"]["tasks"], logits(job.run, truth, job.config["dataset"]["tasks"])
-        return {task: reliability(scores[:, tasks.index(task)], truth.of(task)) for task in truth.tasks if task in tasks}
-    return {}
+    first = next(iter(finished.values()), None)
+    if first is None:
+        return {}
+    tasks = [task for task in truth.tasks if task in first.config["dataset"]["tasks"]]
+    return {task: reliability(_scores(first, truth, task), truth.of(task).y[:, 0]) for task in tasks}
+
+
+def _scores(job: Planned, truth: Truth, task: str) -> Scores:
+    assert job.run is not None
+    return logits(job.run, truth.of(task), job.config["dataset"]["tasks"])[:, 0]
 
 
 def _training(finished: Mapping[int, Planned]) -> dict[str, dict[int, list[list[float]]]]:
@@ -238,14 +245,10 @@ def _placed(rows: Sequence[Row], columns: Sequence[Column]) -> list[Row]:
 def _evidence(jobs: Jobs, version: str, truth: Truth) -> Evidence:
     @lru_cache(maxsize=2)  # the row that others are compared with, and the one that is
     def scores(label: str, column: Column) -> dict[int, Scores]:
-        found = {}
-        for seed, job in _finished(jobs[label], version).items():
-            tasks = job.config["dataset"]["tasks"]
-            if column.task in tasks:
-                found[seed] = logits(job.run, truth, tasks)[:, tasks.index(column.task)]
-        return found
+        finished = _finished(jobs[label], version).items()
+        return {seed: _scores(job, truth, column.task) for seed, job in finished if column.task in job.config["dataset"]["tasks"]}
 
-    return Evidence(scores, lambda column: truth.of(column.task), truth.users)
+    return Evidence(scores, lambda column: truth.of(column.task).y[:, 0], truth.users)
 
 
 def _compared(rows: Sequence[Row], spec: PartSpec, columns: Sequence[Column], evidence: Evidence) -> list[Row]:

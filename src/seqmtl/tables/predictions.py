@@ -41,6 +41,10 @@ class Truth:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def of(self, task: str) -> Truth:
+        """Of one task."""
+        return replace(self, tasks=(task,), y=self.y[:, [self.tasks.index(task)]])
+
 
 def labels(directory: Path, meta: Meta, tasks: Sequence[str], user: str | None) -> Truth:
     """The test rows of a prepared dataset.
