@@ -42,13 +42,16 @@ class Plan:
     sweep: bool = False
     dry_run: bool = False
 
-    def add(self, cfg: DictConfig, sweep: bool, overrides: Sequence[str] = ()) -> None:
+    def add(self, cfg: DictConfig, sweep: bool, overrides: Sequence[str] = ()) -> Planned:
         """Check one composed config and add it; in a sweep a bad one is kept with its reason, else raised.
 
         Args:
             cfg: composed.
             sweep: one of several.
             overrides: of the command line, key=value.
+
+        Returns:
+            The job; where it would be the same run as one that is there, that one.
 
         Raises:
             SeqmtlError: bad input, in words.
@@ -76,13 +79,16 @@ class Plan:
                 check(planned.config)
                 planned.config["dataset"]["storage"] = _storage(planned.config)
             planned.run = Run(run_directory(planned.config))
-            if planned.run in [other.run for other in self.jobs[:-1]]:
+            same = next((other for other in self.jobs[:-1] if other.run == planned.run), None)
+            if same is not None:
                 self.jobs.pop()
                 self.repeated += 1
+                return same
         except SeqmtlError as e:
             planned.error = str(e)
             if not sweep:
                 raise
+        return planned
 
 
 WHOLE_NUMBERS = {

@@ -62,6 +62,12 @@ def launch(jobs: Sequence[Planned], sweep: str) -> list[Planned]:
 
 def run(plan: Plan) -> int:
     """Skip what is finished, run the rest, sum up; the exit status."""
+    complete(plan)
+    return _summary(plan)
+
+
+def complete(plan: Plan) -> None:
+    """Skip what is finished, run the rest; a job that fails gets its reason."""
     sweep = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
     todo, busy = _claimed([planned for planned in plan.jobs if planned.run is not None])
     refused = sum(bool(planned.error) for planned in plan.jobs)
@@ -73,7 +79,6 @@ def run(plan: Plan) -> int:
         if todo:
             busy += launch(todo, sweep)
         todo, busy = _awaited(busy)
-    return _summary(plan)
 
 
 def _claimed(jobs: Sequence[Planned]) -> tuple[list[Planned], list[Planned]]:
