@@ -14,16 +14,16 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from seqmtl import __version__, preview, sweep
 from seqmtl.board import printed
-from seqmtl.composing import composed_plan, prepared, unprepared
+from seqmtl.composing import composed, composed_plan, prepared, unprepared
 from seqmtl.errors import SeqmtlError
 from seqmtl.estimate import estimate
 from seqmtl.plan import Plan, Planned
 from seqmtl.redact import hide
-from seqmtl.tables.spec import PartSpec, TableSpec, read_table
+from seqmtl.tables.spec import PartSpec, TableSpec, needs_runs, read_table
 
 if TYPE_CHECKING:
     from seqmtl.tables.content import Part, Table
@@ -57,17 +57,22 @@ def run(words: Sequence[str], folders: Sequence[Path]) -> int:
     spec = read_table(asked.name, folders)
     parts = chosen_parts(spec, asked)
     seeds = asked.seeds or spec.seeds
-    rows = [words_of(part, dataset, row.overrides) for part, dataset in parts for row in part.rows]
+    rows = [words_of(part, dataset, row.overrides) for part, dataset in parts for row in part.rows if needs_runs(part)]
     if asked.dry_run:
         return _foresee(rows, asked, seeds, folders)
+    from omegaconf import OmegaConf
+
+    any_run = [words_of(part, dataset, ()) for part, dataset in parts]
     with printed():
         import seqmtl.prepare.verb as prepare
 
-        prepared(rows, asked.words, folders, prepare.run)
+        prepared(any_run, asked.words, folders, prepare.run)
         plan, jobs = composed_plan(rows, seeds, asked.words, folders)
-        sweep.complete(plan)
-    table = _table(spec, seeds, words, _parts(parts, jobs, seeds))
-    return _write(table, plan)
+        if plan.jobs:
+            sweep.complete(plan)
+    configs: list[Any] = [OmegaConf.to_container(cfg, resolve=True) for cfg in composed(any_run, asked.words, folders)]
+    table = _table(spec, seeds, words, _parts(parts, configs, jobs, seeds))
+    return _write(table, plan, Path(configs[0]["output_dir"]).absolute())
 
 
 def parse(words: Sequence[str]) -> Asked:
@@ -130,7 +135,7 @@ def chosen_parts(spec: TableSpec, asked: Asked) -> list[tuple[PartSpec, str]]:
 
 def words_of(part: PartSpec, dataset: str, overrides: Iterable[str]) -> list[str]:
     """What stands behind `seqmtl` for a row."""
-    return [f"dataset={dataset}", *part.overrides, *overrides]
+    return [*part.on(dataset), *overrides]
 
 
 def _foresee(rows: Sequence[list[str]], asked: Asked, seeds: Sequence[int], folders: Sequence[Path]) -> int:
@@ -150,13 +155,16 @@ def _foresee(rows: Sequence[list[str]], asked: Asked, seeds: Sequence[int], fold
     return status
 
 
-def _parts(parts: Sequence[tuple[PartSpec, str]], jobs: Sequence[Planned], seeds: Sequence[int]) -> list[Part]:
+def _parts(
+    parts: Sequence[tuple[PartSpec, str]], configs: Sequence[Any], jobs: Sequence[Planned], seeds: Sequence[int]
+) -> list[Part]:
     from seqmtl.tables.collect import part_of
+    from seqmtl.tables.measures import measured
 
     made, left = [], iter(jobs)
-    for part, dataset in parts:
-        of_part = {row.label: {seed: next(left) for seed in seeds} for row in part.rows}
-        made.append(part_of(part, dataset, of_part))
+    for (part, dataset), config in zip(parts, configs, strict=True):
+        of_part = {row.label: {seed: next(left) for seed in seeds} for row in part.rows if needs_runs(part)}
+        made.append(measured(part, dataset, config, of_part) if part.measure else part_of(part, dataset, of_part))
     return made
 
 
@@ -189,17 +197,17 @@ def _machine() -> str:
     return f"{len(os.sched_getaffinity(0))} cores ({model})"
 
 
-def _write(table: Table, plan: Plan) -> int:
+def _write(table: Table, plan: Plan, output_dir: Path) -> int:
     from seqmtl.tables.write import write
 
-    output_dir = Path(plan.jobs[0].config["output_dir"]).absolute()
     folder = output_dir / "tables" / table.name
     files = write(table, folder)
     print((folder / "table.md").read_text(encoding="utf-8"))
     for part, row, of_row in table.incomplete:
         why = f": {of_row.why.splitlines()[0]}" if of_row.why else ""
         print(f"missing: {part.name}: {row.label}, seed {of_row.seed}: {of_row.state}{why}")
-    sweep.send_rest(plan.jobs)
+    if plan.jobs:
+        sweep.send_rest(plan.jobs)
     _to_mlflow(table, output_dir, files)
     print(f"the table lies in {folder}: {', '.join(path.name for path in files)}")
     return 1 if any(table.incomplete) else 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -39,7 +39,7 @@ def part_of(spec: PartSpec, dataset: str, jobs: Jobs) -> Part:
     Raises:
         SeqmtlError: no job of the part can run, or its runs are of different data.
     """
-    config, version = _first_config(jobs), _one_version(jobs)
+    config, version = first_config(jobs), one_version(jobs)
     directory, meta = open_dataset(config)
     columns = [c for c in spec.columns or columns_of(config["dataset"]["tasks"]) if c.task in meta.parents]
     if not columns:
@@ -64,11 +64,16 @@ def part_of(spec: PartSpec, dataset: str, jobs: Jobs) -> Part:
         oracle={c.key: oracle[_metric(c)] for c in columns if _metric(c) in oracle},
         comparable=dataset in spec.published_on,
         remarks=spec.remarks,
-        clusters=_clusters(truth, config["dataset"]["user"]),
+        clusters=clusters_of(truth, config["dataset"]["user"]),
     )
 
 
-def _first_config(jobs: Jobs) -> dict[str, Any]:
+def first_config(jobs: Jobs) -> dict[str, Any]:
+    """Of a job that can run.
+
+    Raises:
+        SeqmtlError: none can; the reason of the first.
+    """
     planned = [job for seeds in jobs.values() for job in seeds.values()]
     able = next((job for job in planned if job.run is not None), None)
     if able is None:
@@ -76,10 +81,14 @@ def _first_config(jobs: Jobs) -> dict[str, Any]:
     return able.config
 
 
-def _one_version(jobs: Jobs) -> str:
-    """The version of the data that all jobs have in common."""
+def one_version(jobs: Jobs) -> str:
+    """The version of the data that all jobs have in common.
+
+    Raises:
+        SeqmtlError: they are of different data.
+    """
     versions = defaultdict(list)
-    for job in _able(jobs):
+    for job in (job for seeds in jobs.values() for job in seeds.values() if job.run is not None):
         versions[data_version(*open_dataset(job.config))].append(job.label)
     if len(versions) > 1:
         raise SeqmtlError(
@@ -88,11 +97,14 @@ def _one_version(jobs: Jobs) -> str:
     return next(iter(versions))
 
 
-def _able(jobs: Jobs) -> Iterator[Planned]:
-    return (job for seeds in jobs.values() for job in seeds.values() if job.run is not None)
+def run_of(job: Planned) -> Run:
+    """Of a job that can run."""
+    assert job.run is not None
+    return job.run
 
 
-def _clusters(truth: Truth, field: str | None) -> str:
+def clusters_of(truth: Truth, field: str | None) -> str:
+    """What the tests on rows take as independent, in words."""
     if truth.users is None:
         return f"{len(truth.rows):,} rows"
     import numpy as np
@@ -104,7 +116,8 @@ def _metric(column: Column) -> str:
     return f"test/{column.metric}/{column.task}"
 
 
-def _finished(jobs: Mapping[int, Planned], version: str) -> dict[int, Planned]:
+def finished(jobs: Mapping[int, Planned], version: str) -> dict[int, Planned]:
+    """Those with results on these data."""
     return {seed: job for seed, job in jobs.items() if job.run is not None and job.run.finished(version)}
 
 
@@ -113,8 +126,8 @@ def _finished(jobs: Mapping[int, Planned], version: str) -> dict[int, Planned]:
 
 def _row(row: RowSpec, spec: PartSpec, jobs: Mapping[int, Planned], version: str, columns: Sequence[Column], truth: Truth) -> Row:
     config = next(iter(jobs.values())).config
-    finished = _finished(jobs, version)
-    metrics = {seed: job.run.metrics() for seed, job in finished.items() if job.run is not None}
+    done = finished(jobs, version)
+    metrics = {seed: run_of(job).metrics() for seed, job in done.items()}
     published = spec.published.get(row.label, (None,) * len(columns))
     printed = dict(zip((column.key for column in spec.columns), published, strict=False))
     cells = {}
@@ -132,10 +145,10 @@ def _row(row: RowSpec, spec: PartSpec, jobs: Mapping[int, Planned], version: str
         config_hash=config_hash(config),
         config=counted(config),
         cells=cells,
-        runs=tuple(_run_of_row(seed, job, version) for seed, job in jobs.items()),
-        efficiency=_efficiency(metrics, [job.run for job in finished.values() if job.run is not None], truth),
-        reliability=_reliability(finished, truth),
-        training=_training(finished),
+        runs=tuple(run_of_row(seed, job, version) for seed, job in jobs.items()),
+        efficiency=_efficiency(metrics, [run_of(job) for job in done.values()], truth),
+        reliability=_reliability(done, truth),
+        training=_training(done),
     )
 
 
@@ -146,7 +159,8 @@ def _mean_and_std(values: Sequence[float | None]) -> tuple[float | None, float |
     return statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None
 
 
-def _run_of_row(seed: int, job: Planned, version: str) -> RunOfRow:
+def run_of_row(seed: int, job: Planned, version: str) -> RunOfRow:
+    """How a run stands now."""
     if job.run is None:
         return RunOfRow(seed, "", "refused", job.error)
     state, status = job.run.state(version), job.run.status()
@@ -174,9 +188,9 @@ def _efficiency(metrics: Mapping[int, Mapping[str, float | None]], runs: Sequenc
     return {name: statistics.fmean(one[name] for one in of_runs) for name in names}
 
 
-def _reliability(finished: Mapping[int, Planned], truth: Truth) -> dict[str, list[list[float]]]:
+def _reliability(done: Mapping[int, Planned], truth: Truth) -> dict[str, list[list[float]]]:
     """Of the first seed: a mean over seeds would smooth away what each of them gets wrong."""
-    first = next(iter(finished.values()), None)
+    first = next(iter(done.values()), None)
     if first is None:
         return {}
     tasks = [task for task in truth.tasks if task in first.config["dataset"]["tasks"]]
@@ -184,16 +198,14 @@ def _reliability(finished: Mapping[int, Planned], truth: Truth) -> dict[str, lis
 
 
 def _scores(job: Planned, truth: Truth, task: str) -> Scores:
-    assert job.run is not None
-    return logits(job.run, truth.of(task), job.config["dataset"]["tasks"])[:, 0]
+    return logits(run_of(job), truth.of(task), job.config["dataset"]["tasks"])[:, 0]
 
 
-def _training(finished: Mapping[int, Planned]) -> dict[str, dict[int, list[list[float]]]]:
+def _training(done: Mapping[int, Planned]) -> dict[str, dict[int, list[list[float]]]]:
     """The curves that the run's journal has."""
     curves: dict[str, dict[int, list[list[float]]]] = defaultdict(lambda: defaultdict(list))
-    for seed, job in finished.items():
-        assert job.run is not None
-        for entry, _ in Journal(job.run.path).read():
+    for seed, job in done.items():
+        for entry, _ in Journal(run_of(job).path).read():
             name = entry.get("metric", "")
             if name == "train/loss" or name.startswith("val/auc/"):
                 curves[name][seed].append([entry["step"], entry["value"]])
@@ -245,8 +257,8 @@ def _placed(rows: Sequence[Row], columns: Sequence[Column]) -> list[Row]:
 def _evidence(jobs: Jobs, version: str, truth: Truth) -> Evidence:
     @lru_cache(maxsize=2)  # the row that others are compared with, and the one that is
     def scores(label: str, column: Column) -> dict[int, Scores]:
-        finished = _finished(jobs[label], version).items()
-        return {seed: _scores(job, truth, column.task) for seed, job in finished if column.task in job.config["dataset"]["tasks"]}
+        done = finished(jobs[label], version).items()
+        return {seed: _scores(job, truth, column.task) for seed, job in done if column.task in job.config["dataset"]["tasks"]}
 
     return Evidence(scores, lambda column: truth.of(column.task).y[:, 0], truth.users)
 
