@@ -14,13 +14,14 @@ ABSENT = "–"  # the row has no such column
 NONE = "×"  # no seed finished
 UNDEFINED = "undefined"  # a split with one class
 FEWEST_SEEDS = 3  # for stars
+DECIMALS = {"auc": 4, "gain": 2, "gain_seen": 2, "occurrences": 2}
 BELOW = 0.05  # level of the mark of rows that are below the best one
 
 
 def decimals(part: Part, column: Column) -> int | None:
     """Decimals of a column; None: four significant digits, whatever the size."""
-    if column.metric == "auc":
-        return 4
+    if column.metric in DECIMALS:
+        return DECIMALS[column.metric]
     if column.metric != "logloss":
         return None
     cells = [row.cells[column.key].mean for row in part.table_rows if column.key in row.cells]
