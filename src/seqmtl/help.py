@@ -27,7 +27,7 @@ USAGE = {
         Made already with the same options: says so, at once. With other options: refuses unless overwrite=true.
     """,
 }
-CHOSEN_BY_OTHERS = ("preset", "preset/trunk", "loss/paper", "loss/trunk", "dtrn_trunk")  # by experiment and model
+CHOSEN_BY_OTHERS = ("preset", "preset/trunk", "loss/paper", "loss/trunk", "dtrn_trunk", "table")  # by experiment, model, verb
 ADDED = {"loss/term": "added to a loss: +loss/term@loss.terms.NAME=NAME"}
 
 

@@ -1,7 +1,7 @@
 """How often what a row is about stands in its histories: DTRN (CIKM 2023), Table 1.
 
 The caption speaks of the target item, the text of its category: the category, by default. The paper names no split, so the rows of
-training, validation and test count alike, where the task is positive; a history is what a model reads of it, its last max_len items.
+training, validation and test count alike, where the task is positive; a history is what a model reads, its last max_len items.
 
 Unusual: shards do not say of what category an item of a history is. The rows do: it is the value that rows of that item have most
 often, in any split. What is unknown (id 0) is like nothing else: an unknown item or category is never found again.
