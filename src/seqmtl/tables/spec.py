@@ -22,8 +22,8 @@
 
 A part may have `overrides` and `rows` of its own, which are added to the table's (a row that is null there is left out), and a row
 `against: LABEL` where it is compared with that row and not with the best one. Where a dataset needs words of its own, as a smaller
-batch on simulated data, `datasets` is a mapping: {tenrec_sim: [batch_size=256], tenrec: []}. A part whose rows are no runs has a
-`measure`, what they are, and its `options`.
+batch on simulated data, `datasets` is a mapping: {tenrec_sim: [batch_size=256], tenrec: []}. A part whose rows are no runs says
+what they are: `measure`, with `options`.
 """
 
 from __future__ import annotations
@@ -95,6 +95,11 @@ class TableSpec:
     about: str
     seeds: tuple[int, ...]
     parts: tuple[PartSpec, ...]
+
+
+def needs_runs(part: PartSpec) -> bool:
+    """Whether the part's rows are trained; else they are of the data."""
+    return part.measure != "category_in_histories"
 
 
 def table_names(folders: Sequence[Path]) -> dict[str, Path]:
