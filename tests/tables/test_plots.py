@@ -43,7 +43,7 @@ def test_a_dot_for_each_seed_and_an_interval(drawn: Any) -> None:
     assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first row at the top
     assert [dot.get_color() for dot in dots][-1] == VERMILION
     means = [line.get_xdata()[0] for line in lines(axes, "|")]
-    np.testing.assert_allclose(means, [row.cells["click.auc"].mean for row in PUBLIC.table_rows])
+    assert means == pytest.approx([row.cells["click.auc"].mean for row in PUBLIC.table_rows])
     assert axes.get_xlabel() == "oracle, outside: 0.6320"
     assert not lines(axes, "D")  # published, but not comparable
 
@@ -53,8 +53,7 @@ def test_interval_is_students() -> None:
 
     values = [0.604, 0.605, 0.6049]
     low, high = t.interval(0.95, 2, np.mean(values), np.std(values, ddof=1) / 3**0.5)
-    half = plots.half_interval(values)
-    np.testing.assert_allclose(half, (high - low) / 2)
+    assert plots.half_interval(values) == pytest.approx((high - low) / 2)
     assert plots.half_interval([0.5]) is None
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from seqmtl.tables import words
 from seqmtl.tables.content import Column, Part, Row, Table
 
-WIDE = 8  # columns that fit a page; more are shrunk to its width
+WIDE = 5  # columns that fit the text of an article; more are shrunk to its width
 
 _MATH = {
     **{"±": r"\pm", "−": "-", "×": r"\times", "→": r"\rightarrow", "≤": r"\leq", "≥": r"\geq", "≈": r"\approx", "·": r"\cdot"},

@@ -202,45 +202,49 @@ def _oracle_line(axes: Any, part: Part, column: Column, seen: tuple[float, float
         axes.set_xlabel(f"oracle, outside: {formats.number(oracle, formats.decimals(part, column))}")
 
 
-def _highlighted(part: Part, rows: Sequence[Row]) -> list[Row]:
-    """The rows that get a colour of their own: all if they are few, else the paper's own, the best and the reference."""
-    if len(rows) <= MOST_COLOURED:
-        return list(rows)
+def _coloured(part: Part) -> list[str]:
+    """Labels of the rows with a colour of their own, the paper's first: all of few, else the best and the reference, too."""
+    rows = part.table_rows
     chosen = [row for row in rows if row.ours]
     chosen += [row for row in rows if any(cell.place == 1 for cell in row.cells.values())]
     chosen += [row for row in rows if row.label == part.gain_over]
     chosen += [row for row in rows if any(cell.place == 2 for cell in row.cells.values())]
-    return list({row.label: row for row in chosen}.values())[: MOST_COLOURED - 1]
+    labels = list(dict.fromkeys(row.label for row in chosen))
+    if len(rows) <= MOST_COLOURED:
+        return list(dict.fromkeys([*labels, *(row.label for row in rows)]))
+    return labels[: MOST_COLOURED - 1]
 
 
 def _looks(part: Part, rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Colour, dashes and label of each row's line; the label starts with _ where the legend leaves it out."""
-    # The paper's own are the first, and so always of the same colours.
-    chosen = [row.label for row in sorted(_highlighted(part, rows), key=lambda row: not row.ours)]
+    labels = _coloured(part)
     looks: list[dict[str, Any]] = []
     for row in rows:
-        if row.label not in chosen:
+        if row.label not in labels:
             looks.append({"color": GREY, "linewidth": 0.9, "alpha": 0.45, "label": "_", "zorder": 1, "markersize": 0})
             continue
-        i = chosen.index(row.label)
-        colour, dashes = COLOURS[i], ("-", (0, (5, 2)), (0, (1.5, 1.5)))[i // 3]
-        looks.append(
-            {"color": colour, "linestyle": dashes, "alpha": 0.9, "label": formats.shortened(row.label, LABEL), "zorder": 3}
-        )
+        i = labels.index(row.label)
+        dashes = ("-", (0, (5, 2)), (0, (1.5, 1.5)))[i // 3]
+        shown = formats.shortened(row.label, LABEL)
+        looks.append({"color": COLOURS[i], "linestyle": dashes, "alpha": 0.9, "label": shown, "zorder": 3})
     return looks
 
 
+def _grey(part: Part, rows: Sequence[Row]) -> int:
+    return sum(row.label not in _coloured(part) for row in rows)
+
+
 def _legend_height(part: Part, rows: Sequence[Row]) -> float:
-    return 20.0 * math.ceil((len(_highlighted(part, rows)) + (len(rows) > MOST_COLOURED)) / 2)
+    grey = _grey(part, rows)
+    return 20.0 * math.ceil((len(rows) - grey + bool(grey)) / 2)
 
 
 def _legend(drawing: Any, part: Part, rows: Sequence[Row]) -> None:
-    handles, labels = drawing.axes[0].get_legend_handles_labels()
-    others = len(rows) - len(_highlighted(part, rows))
-    if others:
-        from matplotlib.lines import Line2D
+    from matplotlib.lines import Line2D
 
-        handles, labels = [*handles, Line2D([], [], color=GREY, linewidth=0.9)], [*labels, f"{others} other rows"]
+    handles, labels = drawing.axes[0].get_legend_handles_labels()
+    if grey := _grey(part, rows):
+        handles, labels = [*handles, Line2D([], [], color=GREY, linewidth=0.9)], [*labels, f"{grey} other rows"]
     drawing.legend(handles, labels, loc="lower center", ncols=2, borderaxespad=0.2, columnspacing=1.5, handlelength=2.2)
 
 

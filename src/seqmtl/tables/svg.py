@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +20,9 @@ INK = "#010203"
 BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, GREY = "#2f86c8", "#d8602a", "#0a9b74", "#d98200", "#c072a8", "#4db3e6", "#8a9199"
 COLOURS = (VERMILION, BLUE, GREEN, ORANGE, PURPLE, SKY, INK)  # after Okabe and Ito: told apart by colour-blind readers, too
 WIDTH = 364  # CSS pixels: three beside each other on a desk, one on a phone
+
+TAG = re.compile(r"<[^>]+>")  # what stands between tags are labels: not to be touched
+REFERENCE = re.compile(r'(?:url\(#|href="#)([^)"]+)')
 
 _STYLE: dict[str, Any] = {
     **{"svg.fonttype": "none", "svg.hashsalt": "seqmtl", "font.size": 11, "axes.titlesize": 12, "legend.fontsize": 10},
@@ -66,26 +69,24 @@ def svg(drawing: Figure, name: str, words: str) -> str:
     assert found is not None  # matplotlib writes it always
     width, height = (round(float(size)) for size in found.groups())
     body = re.sub(r"<style.*?</style>", "", text[text.index(">", text.index("<svg")) + 1 :], flags=re.S)
-    body = _tidy(_own_ids(body, name))
+    used = dict.fromkeys(found[1] for tag in TAG.findall(body) for found in REFERENCE.finditer(tag))
+    numbers = {old: f"{name}-{i}" for i, old in enumerate(used)}
+    body = TAG.sub(lambda tag: _tidy(tag[0], numbers), body)
+    body = re.sub(r">\s+<", "><", body).strip()
     head = f'<svg class="plot" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img"'
     return f'{head} aria-label="{html.escape(words)}">{body}'
 
 
-def _own_ids(body: str, name: str) -> str:
-    """Ids that nothing refers to go; the others are numbered below `name`."""
-    used = dict.fromkeys(re.findall(r'(?:url\(#|href="#)([^)"]+)', body))
-    numbers = {old: f"{name}-{i}" for i, old in enumerate(used)}
-    body = re.sub(r' id="([^"]+)"', lambda m: f' id="{numbers[m[1]]}"' if m[1] in numbers else "", body)
-    body = re.sub(r"url\(#([^)]+)\)", lambda m: f"url(#{numbers[m[1]]})", body)
-    return re.sub(r'xlink:href="#([^"]+)"', lambda m: f'href="#{numbers[m[1]]}"', body)
+def _tidy(tag: str, numbers: Mapping[str, str]) -> str:
+    """Ids that nothing refers to go, the others get their number; short coordinates; the page's font and colour."""
 
-
-def _tidy(body: str) -> str:
     def rounded(attribute: re.Match[str]) -> str:
         return re.sub(r"-?\d+\.\d+", lambda number: f"{round(float(number[0]), 1) + 0:g}", attribute[0])
 
-    body = re.sub(r' (?:d|x|y|transform)="[^"]*"', rounded, body)
-    body = re.sub(r' transform="rotate\(-?0 [^)]*\)"', "", body)
-    body = re.sub(r"font-family: [^;\"]*;? ?", "", body)
-    body = body.replace(INK, "currentColor")
-    return re.sub(r">\s+<", "><", re.sub(r"\s+", " ", body)).strip()
+    tag = re.sub(r"\s+", " ", tag)
+    tag = re.sub(r' id="([^"]+)"', lambda found: f' id="{numbers[found[1]]}"' if found[1] in numbers else "", tag)
+    tag = re.sub(r"url\(#([^)]+)\)", lambda found: f"url(#{numbers[found[1]]})", tag)
+    tag = re.sub(r'xlink:href="#([^"]+)"', lambda found: f'href="#{numbers[found[1]]}"', tag)
+    tag = re.sub(r' (?:d|x|y|transform)="[^"]*"', rounded, tag)
+    tag = re.sub(r' transform="rotate\(-?0 [^)]*\)"', "", tag)
+    return re.sub(r"font-family: [^;\"]*;? ?", "", tag).replace(INK, "currentColor")
