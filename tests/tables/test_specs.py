@@ -32,7 +32,7 @@ TABLES = {name: read_table(name, [CONF]) for name in NAMES}
 WANTED = {
     *("aitm_table2", "apem_table3", "apem_table4", "apem_table5", "man_table1", "man_table2"),
     *(f"dtrn_table{n}" for n in (1, 4, 5, 6, 7, 8)),
-    "all_models",
+    *("aitm_table3", "apem_figure9", "dtrn_table9", "all_models"),
 }
 
 
@@ -198,7 +198,11 @@ def test_a_table_of_ones_own_is_read(tmp_path: Path) -> None:
     assert part.datasets == ("aliccp_sim", "aliccp")
     assert part.on("aliccp_sim") == ("experiment=aitm", "seed=3", "dataset=aliccp_sim", "batch_size=64")
     assert part.on("aliccp") == ("experiment=aitm", "seed=3", "dataset=aliccp")
-    assert [(row.label, row.overrides) for row in part.rows] == [("A", ("model=ple",)), ("B", ("model=aitm",)), ("C", ("model=omoe",))]
+    assert [(row.label, row.overrides) for row in part.rows] == [
+        ("A", ("model=ple",)),
+        ("B", ("model=aitm",)),
+        ("C", ("model=omoe",)),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -312,6 +316,11 @@ def test_published_values_are_those_of_the_papers_text(name: str, part: str) -> 
 def test_every_part_with_published_values_is_looked_up() -> None:
     assert set(PLACES) == {(name, part.name) for name, table in TABLES.items() for part in table.parts if part.published}
     unpublished = {
-        (name, row.label) for name, t in TABLES.items() for p in t.parts if p.published for row in p.rows if row.label not in p.published
+        (name, row.label)
+        for name, t in TABLES.items()
+        for p in t.parts
+        if p.published
+        for row in p.rows
+        if row.label not in p.published
     }
     assert unpublished == {("man_table2", "MAN, α = 0")}
