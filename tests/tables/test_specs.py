@@ -33,7 +33,7 @@ TABLES = {name: read_table(name, [CONF]) for name in NAMES}
 WANTED = {
     *("aitm_table2", "apem_table3", "apem_table4", "apem_table5", "man_table1", "man_table2"),
     *(f"dtrn_table{n}" for n in (1, 4, 5, 6, 7, 8)),
-    "all_models",
+    *("aitm_table3", "apem_figure9", "dtrn_table9", "all_models"),
 }
 
 
