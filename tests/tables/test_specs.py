@@ -343,3 +343,11 @@ def test_every_table_has_a_make_target() -> None:
 def test_every_table_is_told_of_in_the_docs() -> None:
     told = set(re.findall(r"^### .*\(`(\w+)`\)$", (ROOT / "docs" / "tables.md").read_text(), re.MULTILINE))
     assert told == WANTED
+
+
+def test_the_example_of_the_docs_is_a_table(tmp_path: Path) -> None:
+    (example,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "tables.md").read_text(), re.DOTALL)
+    (part,) = read(tmp_path, example).parts
+    assert part.on("tenrec_sim") == ("experiment=dtrn_tenrec", "dataset=tenrec_sim", "batch_size=256")
+    assert [column.title for column in part.columns] == ["click AUC", "likes"]
+    assert [row.label for row in part.rows] == ["no histories", "clicks", "all"]
