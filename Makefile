@@ -10,8 +10,8 @@ PATHS = src tests benchmarks
 RUNS = seeds=$(SEEDS) launcher=parallel $(OPTIONS)
 
 .PHONY: help setup demo test check format prepare ui bench chaos wheel clean
-.PHONY: reproduce-table2 reproduce-table2-industrial apem-table3 apem-table4 apem-table5 man-table1 man-table2
-.PHONY: dtrn-table1 dtrn-table4 dtrn-table5 dtrn-table6 dtrn-table7 dtrn-table8 all-models
+.PHONY: reproduce-table2 reproduce-table2-industrial aitm-table3 apem-table3 apem-table4 apem-table5 apem-figure9 man-table1 man-table2
+.PHONY: dtrn-table1 dtrn-table4 dtrn-table5 dtrn-table6 dtrn-table7 dtrn-table8 dtrn-table9 all-models
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -38,6 +38,9 @@ reproduce-table2: setup  ## AITM, Table 2, public part: make reproduce-table2 DA
 reproduce-table2-industrial: setup  ## AITM, Table 2, industrial part, simulated
 	$(BIN)/seqmtl table aitm_table2 part=industrial $(RUNS)
 
+aitm-table3: setup  ## AITM, Table 3: its online test, replayed on the simulator
+	$(BIN)/seqmtl table aitm_table3 $(RUNS)
+
 apem-table3: setup  ## APEM, Table 3: eight models on two datasets
 	$(BIN)/seqmtl table apem_table3 $(RUNS)
 
@@ -46,6 +49,9 @@ apem-table4: setup  ## APEM, Table 4: its ablations
 
 apem-table5: setup  ## APEM, Table 5: two scenes of finance, simulated
 	$(BIN)/seqmtl table apem_table5 $(RUNS)
+
+apem-figure9: setup  ## APEM, Figure 9: its online test, replayed
+	$(BIN)/seqmtl table apem_figure9 $(RUNS)
 
 man-table1: setup  ## MAN, Table 1: seven models
 	$(BIN)/seqmtl table man_table1 $(RUNS)
@@ -70,6 +76,9 @@ dtrn-table7: setup  ## DTRN, Table 7: four trunks
 
 dtrn-table8: setup  ## DTRN, Table 8: without a task
 	$(BIN)/seqmtl table dtrn_table8 $(RUNS)
+
+dtrn-table9: setup  ## DTRN, Table 9: its online test, replayed
+	$(BIN)/seqmtl table dtrn_table9 $(RUNS)
 
 all-models: setup  ## all models under one protocol: make all-models OPTIONS=dataset=kuairand
 	$(BIN)/seqmtl table all_models $(RUNS)

@@ -49,7 +49,8 @@ def test_decimals_follow_the_rarest_task() -> None:
     assert formats.decimals(part, CLICK) == 4
     assert formats.decimals(part, LOSS) == 6  # the oracle's 0.00171 is the least
     assert formats.decimals(part, replace(LOSS, key="none.logloss")) == 4
-    assert formats.decimals(part, replace(CLICK, metric="occurrences")) is None
+    assert formats.decimals(part, replace(CLICK, metric="occurrences")) == 2
+    assert formats.decimals(part, replace(CLICK, metric="rows")) is None
     assert (formats.number(12.345678, None), formats.number(12345.6, None)) == ("12.35", "12,346")
 
 

@@ -69,7 +69,7 @@ def _at_least(value: float, places: int | None) -> str:
     shortest = f"{value:.10f}".rstrip("0")
     if places is None:
         return shortest.removesuffix(".")
-    return shortest if len(shortest.partition(".")[2]) > 4 else f"{value:.4f}"
+    return shortest if len(shortest.partition(".")[2]) > places else f"{value:.{places}f}"
 
 
 def stars(cell: Cell | None, column: Column) -> str:
