@@ -42,7 +42,8 @@ def points(runs: Sequence[Made], spec: FigureSpec) -> Points:
     notes = [
         f"{runs[0].config['dataset']['name']}: {meta.rows['train']:,} training and {meta.rows['test']:,} test rows, batches of"
         f" {runs[0].config['batch_size']:,}.",
-        "Inference is the reading and scoring of the test rows. MB: 2^20 bytes of float32 parameters. Times hold for the machine and the load that they were measured on.",
+        "Inference is the reading and scoring of the test rows. MB: 2^20 bytes of float32 parameters.",
+        "Times hold for the machine and the load that they were measured on.",
     ]
     floats = {name: pl.Float64 for name in lines[0] if name not in ("row", "seeds")}
     return Points(pl.DataFrame(lines, schema_overrides=floats), tuple(notes))

@@ -20,7 +20,7 @@ from seqmtl.figures.points import Points
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999933")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DPI = 150
-LETTER = 0.075  # inches that a letter of a caption takes
+LETTER = 0.056  # inches that a letter of a caption takes
 
 
 def panels(rows: int, columns: int, title: str, width: float, height: float) -> tuple[Figure, list[list[Axes]]]:

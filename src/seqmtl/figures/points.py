@@ -1,6 +1,7 @@
 """The points of a figure: what is drawn, and what has to be known of it, as one CSV file.
 
-Unusual: a picture is drawn from the text of its CSV, never from what the text was made of: whoever has the file can draw it. What has to be known stands in the file's first lines, behind `#`, and below the picture.
+Unusual: a picture is drawn from the text of its CSV, never from what the text was made of: whoever has the file can draw it. What
+has to be known stands in the file's first lines, behind `#`, and below the picture.
 """
 
 from __future__ import annotations

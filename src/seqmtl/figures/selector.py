@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -48,7 +49,7 @@ def step_points(runs: Sequence[Made], spec: FigureSpec) -> Points:
 def draw_steps(points: Points, spec: FigureSpec) -> Figure:
     figure, axes = drawing.panels(1, 1, spec.title, 6.0, 4.2)
     for number, ((step, gamma), line) in enumerate(points.frame.group_by(["step", "gamma"], maintain_order=True)):
-        colour = drawing.COLOURS[number % len(drawing.COLOURS)]
+        colour = colormaps["viridis"](0.95 * number / max(1, len(spec.options["steps"]) - 1))  # the paler the harder
         axes[0][0].plot(line["z"].to_list(), line["f"].to_list(), color=colour, label=f"step {step:,}, γ = {gamma:.3g}")
     axes[0][0].set_xlabel("z")
     axes[0][0].set_ylabel("$f_D(z)$")

@@ -85,7 +85,7 @@ def points(runs: Sequence[Made], spec: FigureSpec) -> Points:
     frame, note = _map(inner, places, looks[what](inner, places), options)
     notes = [where(made), f"{len(places):,} test rows, each once for each task."]
     if len(places) < options["rows"]:
-        notes[-1] = f"All {len(places):,} test rows, of which the paper took {options['rows']:,}; each once for each task."
+        notes[-1] = f"All {len(places):,} test rows, fewer than the {options['rows']:,} asked for; each once for each task."
     return Points(frame, (*notes, note))
 
 
@@ -106,8 +106,8 @@ def _lengths_note(chosen: NDArray[Any], enough: int, options: Mapping[str, Any])
     if enough >= wanted:
         return f"{len(chosen):,} of the {enough:,} test rows with more than {above} items."
     return (
-        f"{enough:,} test rows have more than {above} items, and the paper took {wanted:,}; so these are the {len(chosen):,} with"
-        f" the longest histories, down to {chosen.min()} items."
+        f"{enough:,} test rows have more than {above} items, fewer than the {wanted:,} asked for; these are the {len(chosen):,}"
+        f" with the longest histories, down to {chosen.min()} items."
     )
 
 

@@ -85,6 +85,8 @@ def space_points(runs: Sequence[Made], spec: FigureSpec) -> Points:
 def draw_space(points: Points, spec: FigureSpec) -> Figure:
     figure, axes = drawing.panels(2, 3, f"{spec.title}: {spec.options['task']}", 3.4, 3.1)
     for column, (component, title) in enumerate(COMPONENTS.items()):
+        axes[1][column].sharex(axes[0][column])  # one map: its halves in the same frame
+        axes[1][column].sharey(axes[0][column])
         for row, words in enumerate(BINS):
             here = axes[row][column]
             for number, (label, name) in enumerate(((0, "negative"), (1, "positive"))):
@@ -119,7 +121,7 @@ def weight_points(runs: Sequence[Made], spec: FigureSpec) -> Points:
             line = {"edge": f"{parent} → {task}", "before": group[0], "after": group[1]}
             lines += [line | more for more in _by_quartile(weights[chosen], losses)]
         if lacking:
-            notes.append(f"{parent} → {task}: rows where there are fewer than the paper's {options['top']}: {', '.join(lacking)}.")
+            notes.append(f"{parent} → {task}: of some groups there are fewer than {options['top']} rows: {', '.join(lacking)}.")
     notes.append("Shaded: one standard deviation of the rows. LogLoss is that of the later task; rank 0 % is the smallest.")
     return Points(pl.DataFrame(lines), tuple(notes))
 
@@ -159,4 +161,4 @@ def draw_weights(points: Points, spec: FigureSpec) -> Figure:
 
 
 def _fewer(what: str, found: int, wanted: int) -> list[str]:
-    return [f"The test split has {found} {what}; the paper took {wanted}."] if found < wanted else []
+    return [f"The test split has {found:,} {what}, fewer than the {wanted:,} asked for."] if found < wanted else []
