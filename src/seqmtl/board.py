@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import statistics
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,19 @@ class Printer(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         print(self.format(record), flush=True)
+
+
+@contextlib.contextmanager
+def printed() -> Iterator[None]:
+    """What is logged while jobs run goes to the terminal."""
+    log.setLevel(logging.INFO)
+    log.propagate = False  # Hydra gives the root logger a handler of its own
+    printer = Printer()
+    log.addHandler(printer)
+    try:
+        yield
+    finally:
+        log.removeHandler(printer)
 
 
 class Board:

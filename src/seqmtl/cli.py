@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
     Task = Callable[[DictConfig, bool, list[str]], Any]
 
-PLAIN = ("status", "sync")  # verbs without a config
-VERBS = ("train", "prepare", *PLAIN)
+PLAIN = ("status", "sync", "compare")  # verbs without a config
+WORDS = ("table", "figure")  # verbs that compose configs of their own
+VERBS = ("train", "prepare", *WORDS, *PLAIN)
+CONFIG_DIR = ("--config-dir", "-cd")
 
 
 def take_verb(argv: list[str]) -> str:
@@ -37,6 +39,8 @@ def take_verb(argv: list[str]) -> str:
     first = argv[1] if len(argv) > 1 else "="
     if not verb and "=" not in first and not first.startswith(("-", "~", "+")):
         raise SeqmtlError(f"no verb '{first}'; there are {', '.join(VERBS)}, and overrides are key=value (seqmtl --help)")
+    if verb in (*WORDS, *PLAIN):
+        return verb
     if set(VERBS) & set(argv[2:]):
         raise SeqmtlError(f"the verb comes first: seqmtl {next(v for v in VERBS if v in argv)} …")
     for flag in ("-m", "--multirun"):
@@ -54,6 +58,8 @@ def _take_verb_from_completion() -> str:
     words = line.split()
     if len(words) < 2 or words[1] not in VERBS or words[1] in PLAIN:
         return "train"
+    if words[1] in WORDS:  # what stands behind the name is of a training
+        words[1] = " ".join(words[1:3])
     shorter = line.replace(f" {words[1]}", "", 1)
     os.environ["COMP_POINT"] = str(int(os.environ.get("COMP_POINT", len(line))) - (len(line) - len(shorter)))
     os.environ["COMP_LINE"] = shorter
@@ -93,6 +99,8 @@ def run(verb: str) -> int:
         from seqmtl import sync
 
         return sync.run(sys.argv[1:])
+    if verb in WORDS and not {"-h", "--help"} & set(sys.argv):
+        return _words(verb)
     errors: list[SeqmtlError] = []
 
     def guarded(task: Task) -> Task:
@@ -132,9 +140,25 @@ def run(verb: str) -> int:
     return 1 if errors else 0
 
 
+def _words(verb: str) -> int:
+    """A verb that composes configs of its own."""
+    from importlib import import_module
+
+    if "debug=true" in sys.argv:
+        os.environ["HYDRA_FULL_ERROR"] = "1"
+    folders = [conf_directory(), *_config_dirs(sys.argv)]
+    words = [word for word, before in zip(sys.argv[1:], sys.argv, strict=False) if not _of_config_dir(word, before)]
+    status: int = import_module(f"seqmtl.{verb}").run(words, folders)
+    return status
+
+
+def _of_config_dir(word: str, before: str) -> bool:
+    return word in CONFIG_DIR or before in CONFIG_DIR or word.startswith("--config-dir=")
+
+
 def _config_dirs(argv: list[str]) -> list[Path]:
     """The user's own folders: --config-dir X, --config-dir=X or -cd X."""
-    given = [b for a, b in itertools.pairwise(argv) if a in ("--config-dir", "-cd")]
+    given = [b for a, b in itertools.pairwise(argv) if a in CONFIG_DIR]
     return [Path(x) for x in given + [a.partition("=")[2] for a in argv if a.startswith("--config-dir=")]]
 
 

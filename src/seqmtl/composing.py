@@ -83,8 +83,18 @@ def composed_plan(rows: Sequence[Words], seeds: Sequence[int], words: Words, fol
     return plan, jobs
 
 
+def unprepared(rows: Iterable[Words], words: Words, folders: Sequence[Path]) -> list[DictConfig]:
+    """A config of each simulated dataset of the rows that is not there yet; others are left to the message of the job.
+
+    Raises:
+        SeqmtlError: as `composed`.
+    """
+    of_dataset = {(str(cfg.data_dir), str(cfg.dataset.name)): cfg for cfg in composed(rows, words, folders)}
+    return [cfg for cfg in of_dataset.values() if cfg.dataset.prepare.get("simulate") and not _is_there(cfg)]
+
+
 def prepared(rows: Iterable[Words], words: Words, folders: Sequence[Path], prepare: Callable[[DictConfig], Any]) -> None:
-    """Make the simulated datasets of the rows that are not there; others are left to the message of the job.
+    """Make the simulated datasets of the rows that are not there.
 
     Args:
         prepare: makes the dataset of a config (prepare.verb.run).
@@ -94,15 +104,10 @@ def prepared(rows: Iterable[Words], words: Words, folders: Sequence[Path], prepa
     """
     from omegaconf import open_dict
 
-    for cfg in _one_of_each_dataset(composed(rows, words, folders)):
-        if cfg.dataset.prepare.get("simulate") and not _is_there(cfg):
-            with open_dict(cfg):
-                cfg.overwrite, cfg.check = False, False
-            prepare(cfg)
-
-
-def _one_of_each_dataset(configs: Iterable[DictConfig]) -> list[DictConfig]:
-    return list({(str(cfg.data_dir), str(cfg.dataset.name)): cfg for cfg in configs}.values())
+    for cfg in unprepared(rows, words, folders):
+        with open_dict(cfg):
+            cfg.overwrite, cfg.check = False, False
+        prepare(cfg)
 
 
 def _is_there(cfg: DictConfig) -> bool:

@@ -12,6 +12,9 @@ USAGE = {
           seqmtl [overrides]            train, select on validation, test once
           seqmtl [overrides] -m a=1,2   sweep: one run for each combination; the same command again goes on
           seqmtl prepare dataset=NAME   raw files to shards (seqmtl prepare --help)
+          seqmtl table NAME             a paper's table: run what is missing, then write it (seqmtl table --help)
+          seqmtl figure NAME            a paper's figure (seqmtl figure --help)
+          seqmtl compare A B            two runs or models: difference, interval, p (seqmtl compare --help)
           seqmtl status [output_dir]    what is running, interrupted, failed, finished (seqmtl status --help)
           seqmtl sync [output_dir]      send to MLflow what waits since it was away (seqmtl sync --help)
 
@@ -26,6 +29,20 @@ USAGE = {
 
         Made already with the same options: says so, at once. With other options: refuses unless overwrite=true.
     """,
+    "table": """
+        seqmtl table runs what a paper's table needs and is not there yet, then writes it: means over seeds, gains, significance,
+        and the published values beside ours.
+
+          seqmtl table NAME [dataset=NAME] [part=NAME] [seeds=1,2,3,4,5] [--dry-run] [overrides]
+
+        Overrides are those of a training and go to all rows: launcher=parallel, trainer=ddp, data_dir=..., trainer.max_epochs=1.
+        --dry-run lists the jobs, and how long they will take by what finished ones took.
+    """,
+    "figure": """
+        seqmtl figure runs what a paper's figure needs and is not there yet, then draws it: png, svg, and the points as csv.
+
+          seqmtl figure NAME [dataset=NAME] [seeds=1,2,3,4,5] [--dry-run] [overrides]
+    """,
 }
 CHOSEN_BY_OTHERS = ("preset", "preset/trunk", "loss/paper", "loss/trunk", "dtrn_trunk")  # by experiment and model
 ADDED = {"loss/term": "added to a loss: +loss/term@loss.terms.NAME=NAME"}
@@ -33,11 +50,13 @@ ADDED = {"loss/term": "added to a loss: +loss/term@loss.terms.NAME=NAME"}
 
 def help_text(verb: str, folders: list[Path]) -> str:
     """What there is in the conf folders: usage, the groups with their options, and the top-level keys with their comments."""
+    if verb in ("table", "figure"):
+        return _names(verb, folders)
     groups: dict[str, set[str]] = {}
     for folder in folders:
         for path in folder.rglob("*.yaml"):
             group = path.parent.relative_to(folder).as_posix()
-            if group not in (".", *CHOSEN_BY_OTHERS) and (verb == "train" or group == "dataset"):
+            if group not in (".", "table", "figure", *CHOSEN_BY_OTHERS) and (verb == "train" or group == "dataset"):
                 groups.setdefault(group, set()).add(path.stem)
     width = max(map(len, groups))
     lines = [textwrap.dedent(USAGE[verb]).strip(), "", "Groups, chosen by group=option:", ""]
@@ -48,6 +67,19 @@ def help_text(verb: str, folders: list[Path]) -> str:
     lines += [f"All options with their values, for any choice of groups: {call} --cfg job, {call} dataset=kuairand --cfg job"]
     lines += ["Shell completion and Hydra's own options: seqmtl --hydra-help"]
     return "\n".join(lines)
+
+
+def _names(verb: str, folders: list[Path]) -> str:
+    """Usage, and the titles of what there is."""
+    import yaml
+
+    titles = {}
+    for folder in folders:
+        for path in sorted((folder / verb).glob("*.yaml")):
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            titles[path.stem] = str(content.get("title", "")) if isinstance(content, dict) else ""
+    width = max(map(len, titles), default=0)
+    return "\n".join([textwrap.dedent(USAGE[verb]).strip(), "", *(f"  {name:<{width}}  {title}" for name, title in titles.items())])
 
 
 def _own_keys(path: Path) -> str:

@@ -28,6 +28,11 @@ def show(plan: Plan) -> int:
     return 1 if verdicts["refused"] else 0
 
 
+def finished(planned: Planned) -> bool:
+    """Whether nothing is left of a job that can run."""
+    return planned.run is not None and planned.run.finished(data_version(*open_dataset(planned.config)))
+
+
 def _foresee(planned: Planned, sweep: bool) -> tuple[str, str, str]:
     """(state, skip | wait | go on | start | start anew | refused, more words)."""
     run = planned.run

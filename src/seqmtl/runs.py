@@ -45,10 +45,11 @@ _ABSENT = object()
 
 def config_hash(config: Mapping[str, Any]) -> str:
     """8 hex digits over the resolved config, less what does not change the result."""
-    return hashlib.sha256(json.dumps(_counted(config), sort_keys=True).encode()).hexdigest()[:8]
+    return hashlib.sha256(json.dumps(counted(config), sort_keys=True).encode()).hexdigest()[:8]
 
 
-def _counted(config: Mapping[str, Any]) -> dict[str, Any]:
+def counted(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config less what does not change the result."""
     counted: dict[str, Any] = copy.deepcopy(dict(config))
     for key in NOT_HASHED:
         node, *path = counted, *key.split(".")
@@ -105,7 +106,7 @@ def run_label(config: Mapping[str, Any]) -> str:
 
 def differences(configs: Sequence[Mapping[str, Any]], most: int = 3) -> list[str]:
     """What tells configs of one label apart, for each: `trunk=aitm` where they differ in their parts, else up to `most` options."""
-    flat = [dict(_leaves(_counted(config))) for config in configs]
+    flat = [dict(_leaves(counted(config))) for config in configs]
     keys = [key for key in dict.fromkeys(k for one in flat for k in one) if len({repr(one.get(key)) for one in flat}) > 1]
     parts = [key for key in keys if key.endswith(".name") and key.count(".") > 1]
     chosen = parts or keys[:most]

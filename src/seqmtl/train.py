@@ -6,19 +6,16 @@ each job of a sweep in a process of its own. A single job of one process on this
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from contextlib import ExitStack
 
 from seqmtl import preview, sweep
-from seqmtl.board import Printer
+from seqmtl.board import printed
 from seqmtl.errors import SeqmtlError
 from seqmtl.launch.command import Job, job_of
 from seqmtl.plan import Plan, Planned
 from seqmtl.runs import Run
-
-log = logging.getLogger("seqmtl")
 
 
 def execute(plan: Plan) -> int:
@@ -27,14 +24,8 @@ def execute(plan: Plan) -> int:
         return 0
     if plan.dry_run:
         return preview.show(plan)
-    log.setLevel(logging.INFO)
-    log.propagate = False  # Hydra gives the root logger a handler of its own
-    printer = Printer()
-    log.addHandler(printer)
-    try:
+    with printed():
         return sweep.run(plan) if plan.sweep else _single(plan.jobs[0])
-    finally:
-        log.removeHandler(printer)
 
 
 def _single(planned: Planned) -> int:

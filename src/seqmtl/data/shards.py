@@ -105,6 +105,22 @@ class Shards:
             start = stop
         return rows
 
+    def row_numbers(self) -> NDArray[np.int64]:
+        """`_row` (N,) of the whole split, in the same order.
+
+        Raises:
+            SeqmtlError: a shard has no such column, or is damaged.
+        """
+        for path in dict.fromkeys(block.path for block in self._blocks):
+            _footer(path, {"_row"})
+        numbers, start = np.empty(len(self), np.int64), 0
+        for b, size in enumerate(self.sizes):
+            keep = slice(None) if self.downsample is None else self._mask(b)
+            column = _column(self._table(b, ["_row"]), "_row", np.iinfo(np.int64).max, "numbers", self._blocks[b])
+            numbers[start : start + size] = column[keep]
+            start += size
+        return numbers
+
     def _bounds(self, table: pa.Table, sequence: Sequence, block: _Block) -> tuple[NDArray[Any], NDArray[Any]]:
         """Ends and lengths of a history or a multi-valued field, which must lie inside its flat array."""
         ends = _column(table, f"{sequence.name}_end", sequence.items + 1, "ends", block)

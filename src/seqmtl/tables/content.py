@@ -51,6 +51,12 @@ class Comparison:
         p = self.p if self.adjusted is None else self.adjusted
         return next((stars for level, stars in LEVELS if p < level), "")
 
+    def mirrored(self, against: str) -> Comparison:
+        """The same comparison from the other row's side."""
+        difference = None if self.difference is None else -self.difference
+        interval = None if self.interval is None else (-self.interval[1], -self.interval[0])
+        return dataclasses.replace(self, against=against, difference=difference, interval=interval)
+
 
 @dataclass(frozen=True)
 class Column:

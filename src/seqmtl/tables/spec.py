@@ -20,8 +20,10 @@
           AITM: [0.6043 ± 0.0016, 0.6525 ± 0.0024 **]
         remarks: [words]
 
-A part may have `overrides` and `rows` of its own, which are added to the table's, and a row `against: LABEL` where it is compared
-with that row and not with the best one.
+A part may have `overrides` and `rows` of its own, which are added to the table's (a row that is null there is left out), and a row
+`against: LABEL` where it is compared with that row and not with the best one. Where a dataset needs words of its own, as a smaller
+batch on simulated data, `datasets` is a mapping: {tenrec_sim: [batch_size=256], tenrec: []}. A part whose rows are no runs says
+what they are: `measure`, with `options`.
 """
 
 from __future__ import annotations
@@ -53,7 +55,15 @@ class RowSpec:
 
 @dataclass(frozen=True)
 class PartSpec:
-    """The rows on one dataset. `columns` is empty where all tasks of the dataset are shown, AUC and LogLoss."""
+    """The rows on one dataset.
+
+    Args:
+        overrides: of every run of the part, the table's first; `on` adds those of one dataset.
+        of_dataset: {dataset: overrides of the runs on it}.
+        columns: empty where all tasks of the dataset are shown, AUC and LogLoss.
+        measure: what the rows are where they are no runs; empty: they are.
+        options: of the measure.
+    """
 
     name: str
     datasets: tuple[str, ...]
@@ -67,6 +77,11 @@ class PartSpec:
     remarks: tuple[str, ...] = ()
     measure: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    of_dataset: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def on(self, dataset: str) -> tuple[str, ...]:
+        """The words of every run of the part on that dataset, less those of the row: the last one that sets a key wins."""
+        return (*self.overrides, f"dataset={dataset}", *self.of_dataset.get(dataset, ()))
 
 
 @dataclass(frozen=True)
@@ -80,6 +95,11 @@ class TableSpec:
     about: str
     seeds: tuple[int, ...]
     parts: tuple[PartSpec, ...]
+
+
+def needs_runs(part: PartSpec) -> bool:
+    """Whether the part's rows are trained; else they are of the data."""
+    return part.measure != "category_in_histories"
 
 
 def table_names(folders: Sequence[Path]) -> dict[str, Path]:
@@ -129,12 +149,16 @@ def _part(name: str, rows: Mapping[str, Any], overrides: Sequence[str], given: M
     made = tuple(_row(label, row) for label, row in {**rows, **(given.get("rows") or {})}.items() if row is not None)
     labels = [row.label for row in made]
     columns = tuple(_column(column) for column in given.get("columns") or ())
+    datasets = given["datasets"] if isinstance(given["datasets"], Mapping) else dict.fromkeys(given["datasets"])
     gain = given.get("gain") or {}
     wrong = {gain["over"]} - set(labels) if gain else set()
     wrong |= {row.against for row in made if row.against} - set(labels)
     wrong |= set(given.get("published") or {}) - set(labels)
     if wrong:
         raise ValueError(f"part {name} names rows that it does not have: {', '.join(sorted(wrong))}")
+    elsewhere = sorted(set(given.get("published_on") or ()) - set(datasets))
+    if elsewhere:
+        raise ValueError(f"part {name} is published on {', '.join(elsewhere)}, which is none of its datasets")
     if gain and gain["kind"] not in ("absolute", "relative"):
         raise ValueError(f"part {name}: gain.kind must be absolute or relative, not {gain['kind']}")
     published = {}
@@ -144,7 +168,7 @@ def _part(name: str, rows: Mapping[str, Any], overrides: Sequence[str], given: M
         published[label] = tuple(printed(value) for value in values)
     return PartSpec(
         name=name,
-        datasets=tuple(given["datasets"]),
+        datasets=tuple(datasets),
         published_on=tuple(given.get("published_on") or ()),
         overrides=(*overrides, *(given.get("overrides") or ())),
         columns=columns,
@@ -155,6 +179,7 @@ def _part(name: str, rows: Mapping[str, Any], overrides: Sequence[str], given: M
         remarks=tuple(" ".join(remark.split()) for remark in given.get("remarks") or ()),
         measure=given.get("measure") or "",
         options=given.get("options") or {},
+        of_dataset={dataset: tuple(words or ()) for dataset, words in datasets.items()},
     )
 
 

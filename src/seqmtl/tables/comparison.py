@@ -1,0 +1,248 @@
+"""Two models on the same test rows: what differs, how sure that is, and what can be said of it in a sentence.
+
+Three questions that are often mixed up, each with a test of its own:
+
+    would these trained models differ on other users?    DeLong clustered by user; LogLoss likewise; a bootstrap that assumes less
+    would they differ if they were trained again?        paired t-test over the seeds that both have
+    is it chance, that some task of many differs?        Holm's correction over the tasks
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqmtl.errors import SeqmtlError
+from seqmtl.runs import Run
+from seqmtl.statistics.auc import delong
+from seqmtl.statistics.bootstrap import bootstrap
+from seqmtl.statistics.difference import Difference
+from seqmtl.statistics.logloss import logloss_difference
+from seqmtl.statistics.multiple import holm
+from seqmtl.statistics.seeds import paired_t
+from seqmtl.tables.predictions import Truth, logits
+
+METRICS = {"auc": ("AUC", 1), "logloss": ("LogLoss", -1)}  # its word, and +1 where more is better
+LEVEL = 0.05
+
+Scores = list[NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Model:
+    """One side: what it is called, where it lies, its finished runs by seed, their tasks, and what is not finished, in words."""
+
+    name: str
+    place: Path
+    runs: Mapping[int, Run]
+    tasks: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Test:
+    """B less A, and how sure that is; `adjusted` is p after Holm's correction over the tasks. `note` says why there is no p."""
+
+    __test__ = False  # pytest: no class of tests
+
+    value: float | None
+    interval: tuple[float, float] | None
+    p: float | None
+    adjusted: float | None
+    method: str
+    note: str = ""
+
+    @property
+    def decisive(self) -> float | None:
+        """The p to judge by."""
+        return self.p if self.adjusted is None else self.adjusted
+
+    @property
+    def sure(self) -> bool:
+        return self.decisive is not None and self.decisive < LEVEL
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One metric of one task: A's and B's values by seed, and the tests by rows or users, by bootstrap and over seeds."""
+
+    task: str
+    metric: str
+    a: dict[int, float | None]
+    b: dict[int, float | None]
+    rows: Test
+    bootstrap: Test | None
+    seeds: Test
+
+
+@dataclass(frozen=True)
+class Answer:
+    """All that is compared. `clusters`: what the rows' test takes as independent, "13,000 users (field 101)" or "rows"."""
+
+    a: Model
+    b: Model
+    dataset: str
+    version: str
+    rows: int
+    clusters: str
+    tasks_left_out: tuple[str, ...]
+    measured: tuple[Measured, ...]
+
+    def sentences(self) -> Iterator[str]:
+        """What can be said, task by task."""
+        names, independent = (self.a.name, self.b.name), "rows" if self.clusters == "rows" else "users"
+        for measured in self.measured:
+            yield f"{measured.task}: {sentence(measured, names, independent)}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain containers; docs/compare.md has the keys."""
+        said = list(self.sentences())
+        tasks: dict[str, Any] = {}
+        for measured, words in zip(self.measured, said, strict=True):
+            tests = {"rows": measured.rows, "bootstrap": measured.bootstrap, "seeds": measured.seeds}
+            values = {side: _summary(found) for side, found in (("a", measured.a), ("b", measured.b))}
+            content = {**values, "difference": measured.rows.value, "says": words.removeprefix(f"{measured.task}: ")}
+            content |= {"tests": {name: None if test is None else vars(test) for name, test in tests.items()}}
+            tasks.setdefault(measured.task, {})[measured.metric] = content
+        return {
+            **{side: _model(model) for side, model in (("a", self.a), ("b", self.b))},
+            **{"dataset": self.dataset, "data_version": self.version, "rows": self.rows, "clusters": self.clusters},
+            **{"tasks_left_out": list(self.tasks_left_out), "tasks": tasks},
+        }
+
+
+def compare(
+    a: Model, b: Model, truth: Truth, *, dataset: str, version: str, user: str | None = None, repeats: int = 1000
+) -> Answer:
+    """B against A on the truth's rows and tasks.
+
+    Args:
+        a, b: with finished runs of these data, which have the truth's tasks.
+        truth: by whose users the rows are clustered, where it has any.
+        dataset, version, user: of the data, for the answer's words.
+        repeats: of the bootstrap; 0: none.
+
+    Raises:
+        SeqmtlError: logits are missing, damaged, of other rows, or no numbers.
+    """
+    read = [[logits(run, truth, side.tasks) for run in side.runs.values()] for side in (a, b)]
+    measured = []
+    for t, task in enumerate(truth.tasks):
+        scores = [_column(side, found, t, task) for side, found in zip((a, b), read, strict=True)]
+        measured += [_measured(a, b, scores[0], scores[1], truth, t, metric, repeats) for metric in METRICS]
+    clusters = "rows"
+    if truth.users is not None:
+        clusters = f"{len(np.unique(truth.users)):,} users (field {user})"
+    left_out = tuple(task for task in dict.fromkeys((*a.tasks, *b.tasks)) if task not in truth.tasks)
+    return Answer(a, b, dataset, version, len(truth), clusters, left_out, tuple(_corrected(measured)))
+
+
+def _column(side: Model, found: Sequence[NDArray[np.float32]], t: int, task: str) -> Scores:
+    """The logits (N,) of one task, of each seed."""
+    columns = [np.ascontiguousarray(one[:, t]) for one in found]
+    for column, run in zip(columns, side.runs.values(), strict=True):
+        if np.isnan(column).any():
+            raise SeqmtlError(f"{run.path} predicts no numbers for {task}: it diverged; leave this seed out, or train it anew")
+    return columns
+
+
+def _measured(a: Model, b: Model, of_a: Scores, of_b: Scores, truth: Truth, t: int, metric: str, repeats: int) -> Measured:
+    """Both models in one metric; before the correction."""
+    task, y, users = truth.tasks[t], np.ascontiguousarray(truth.y[:, t]), truth.users
+    by_rows: Callable[..., Difference] = delong if metric == "auc" else logloss_difference
+    values = [{seed: run.metrics().get(f"test/{metric}/{task}") for seed, run in side.runs.items()} for side in (a, b)]
+    return Measured(
+        task=task,
+        metric=metric,
+        a=values[0],
+        b=values[1],
+        rows=_test(by_rows(of_b, of_a, y, users)),
+        bootstrap=_test(bootstrap(of_b, of_a, y, metric, users, repeats)) if repeats else None,
+        seeds=_test(paired_t(values[1], values[0])),
+    )
+
+
+def _test(found: Difference) -> Test:
+    value = found.value if math.isfinite(found.value) else None
+    return Test(value, found.interval, found.p, None, found.method, found.note)
+
+
+def _corrected(measured: Sequence[Measured]) -> list[Measured]:
+    """With Holm's correction over the tasks, of each metric and each kind of test by itself."""
+    corrected = list(measured)
+    for metric in METRICS:
+        places = [i for i, one in enumerate(corrected) if one.metric == metric]
+        if len(places) < 2:
+            continue
+        for kind in ("rows", "bootstrap", "seeds"):
+            tests: list[Test | None] = [getattr(corrected[i], kind) for i in places]
+            adjusted = holm([None if test is None else test.p for test in tests])
+            for i, test, p in zip(places, tests, adjusted, strict=True):
+                if test is not None:
+                    changed: dict[str, Any] = {kind: replace(test, adjusted=p)}
+                    corrected[i] = replace(corrected[i], **changed)
+    return corrected
+
+
+def sentence(measured: Measured, names: tuple[str, str], independent: str) -> str:
+    """What can be said of one metric of one task.
+
+    Args:
+        names: of A and B.
+        independent: users or rows.
+    """
+    word, better = METRICS[measured.metric]
+    rows, seeds, other = measured.rows, measured.seeds, measured.bootstrap
+    if rows.value is None or rows.interval is None:
+        return f"{word} cannot be compared: {rows.note or 'it is undefined'}."
+    ahead, behind = names[::-1] if rows.value * better > 0 else names
+    again = f"{seeds.method.removeprefix('paired t-test ')}, {p_words(seeds.decisive)}" if seeds.p is not None else seeds.note
+    same = seeds.sure and seeds.value is not None and seeds.value * rows.value > 0
+    if not rows.sure:
+        low, high = rows.interval
+        told = f"no difference in {word} can be told on other {independent} ({p_words(rows.decisive)});"
+        told += f" B - A is within {low:+.4f} and {high:+.4f}"
+        if same:
+            told += f"; on these very rows {ahead} is better whichever the seed ({again})"
+        return f"{told}."
+    low, high = sorted(math.copysign(end, end * rows.value) for end in rows.interval)
+    told = f"{ahead} has the {'higher' if better > 0 else 'lower'} {word} than {behind}, by {abs(rows.value):.4f}"
+    told += f" (95 % {low:.4f} to {high:.4f}), on other {independent} too ({p_words(rows.decisive)})"
+    if same:
+        told += f", and if both are trained again ({again})"
+    elif seeds.p is not None:
+        told += f"; but of these trained models only: their seeds do not tell them apart ({again})"
+    else:
+        told += f"; of these trained models: that it is so if they are trained again takes three seeds of both ({again})"
+    if other is not None and other.p is not None and not other.sure:
+        told += f"; the bootstrap, which assumes less, does not confirm it ({p_words(other.decisive)})"
+    return f"{told}."
+
+
+def p_words(p: float | None) -> str:
+    """p = 0.012, p < 0.001"""
+    if p is None:
+        return "no p"
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def _summary(values: Mapping[int, float | None]) -> dict[str, Any]:
+    known = [value for value in values.values() if value is not None]
+    whole = bool(known) and len(known) == len(values)
+    return {
+        "mean": statistics.fmean(known) if whole else None,
+        "std": statistics.stdev(known) if whole and len(known) > 1 else None,
+        "values": dict(values),
+    }
+
+
+def _model(model: Model) -> dict[str, Any]:
+    runs = [{"seed": seed, "path": str(run.path)} for seed, run in model.runs.items()]
+    return {"name": model.name, "path": str(model.place), "runs": runs, "left_out": list(model.left_out)}

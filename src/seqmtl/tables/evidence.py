@@ -1,0 +1,74 @@
+"""What speaks for one row being better than another: the paper's test over seeds, and one on the test rows.
+
+Unusual: the two answer different questions. A paired t-test over seeds asks whether another training would come out the same way on
+these test rows; a test on the rows asks whether these trainings would on other users. Neither includes the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqmtl.statistics.auc import Difference, delong
+from seqmtl.statistics.logloss import logloss_difference
+from seqmtl.statistics.multiple import holm
+from seqmtl.statistics.seeds import paired_t
+from seqmtl.tables.content import Cell, Column, Comparison
+
+LEAST_SEEDS = 3  # below, a t-test says next to nothing, and its p-values would be taken for more than that
+
+Scores = NDArray[np.float32]  # (N,) log-odds of one task
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Predictions of the rows of a part, and what happened.
+
+    Args:
+        scores: (label, column) → the scores of each finished run, by seed; made when they are asked for, as they may be large.
+        y: column → labels (N,).
+        clusters: user of each test row (N,), or None.
+    """
+
+    scores: Callable[[str, Column], Mapping[int, Scores]]
+    y: Callable[[Column], NDArray[np.int8]]
+    clusters: NDArray[np.int64] | None
+
+    def on_rows(self, label: str, other: str, column: Column) -> Comparison:
+        """`label` against `other` on the test rows, each the mean over its seeds."""
+        ours, theirs = self.scores(label, column), self.scores(other, column)
+        test = {"auc": delong, "logloss": logloss_difference}.get(column.metric)
+        if test is None or not ours or not theirs:
+            return Comparison(other, None, None, None, None, "", "no predictions to compare")
+        found = test([*ours.values()], [*theirs.values()], self.y(column), self.clusters)
+        return _comparison(other, found, "" if found.p is not None else "the test rows have one class only")
+
+
+def over_seeds(cell: Cell, other: Cell, label: str) -> Comparison:
+    """A cell against that of row `label`: paired samples t-test over the seeds that both have."""
+    ours, theirs = _known(cell), _known(other)
+    common = ours.keys() & theirs.keys()
+    if len(common) < LEAST_SEEDS:
+        difference = None if cell.mean is None or other.mean is None else cell.mean - other.mean
+        said = f"{len(common)} common seed{'s' * (len(common) != 1)}; a t-test wants {LEAST_SEEDS} or more"
+        return Comparison(label, difference, None, None, None, "", said)
+    return _comparison(label, paired_t(ours, theirs))
+
+
+def corrected(found: Mapping[str, Comparison]) -> dict[str, Comparison]:
+    """The comparisons of a column, by row, with Holm's correction where there are several."""
+    adjusted: Sequence[float | None] = holm([one.p for one in found.values()])
+    if sum(one.p is not None for one in found.values()) < 2:
+        return dict(found)
+    return {label: replace(one, adjusted=p) for (label, one), p in zip(found.items(), adjusted, strict=True)}
+
+
+def _known(cell: Cell) -> dict[int, float]:
+    return {seed: value for seed, value in cell.values.items() if value is not None}
+
+
+def _comparison(label: str, found: Difference, note: str = "") -> Comparison:
+    return Comparison(label, found.value, found.interval, found.p, None, found.method, note)
