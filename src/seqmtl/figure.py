@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
 from seqmtl import preview, sweep
-from seqmtl.composing import composed, composed_plan, prepared
+from seqmtl.board import printed
+from seqmtl.composing import composed, composed_plan, prepared, unprepared
 from seqmtl.data.meta import data_version
 from seqmtl.data.prepared import open_dataset
 from seqmtl.errors import SeqmtlError
-from seqmtl.figures.spec import FigureSpec, Wanted, figure_files, read_figure
-from seqmtl.plan import Plan, Planned
+from seqmtl.estimate import estimate
+from seqmtl.figures.spec import FigureSpec, Wanted, read_figure
+from seqmtl.plan import Planned
 
-DRY = ("--dry-run", "dry_run=true")
 OPTION = "figure."
 
 
@@ -29,13 +31,14 @@ class Asked(NamedTuple):
     """What the words behind the verb say."""
 
     name: str
+    dataset: str
     seeds: tuple[int, ...]
     options: Mapping[str, Any]
     words: tuple[str, ...]
     dry_run: bool
 
 
-def main(words: Sequence[str], folders: Sequence[Path]) -> int:
+def run(words: Sequence[str], folders: Sequence[Path]) -> int:
     """The verb.
 
     Args:
@@ -48,74 +51,75 @@ def main(words: Sequence[str], folders: Sequence[Path]) -> int:
     Raises:
         SeqmtlError: bad input, a run that failed, or a figure that its runs cannot give.
     """
-    if not words:
-        print(_list(folders))
-        return 0
     asked = read_words(words)
     spec = read_figure(asked.name, folders).with_options(asked.options)
+    spec = replace(spec, dataset=asked.dataset or spec.dataset)
     _refuse_fixed(spec, asked.words)
-    wanted = spec.wanted()
+    wanted, seeds = spec.wanted(), asked.seeds or spec.seeds
     rows = [one.overrides for one in wanted]
     if not spec.trains:
         return _without_training(spec, wanted, asked, folders)
-    if not asked.dry_run:
+    if asked.dry_run:
+        return _foresee(rows, asked, seeds, folders)
+    with printed():
         from seqmtl.prepare.verb import run as prepare
 
         prepared(rows, asked.words, folders, prepare)
-    seeds = asked.seeds or spec.seeds
-    plan, jobs = composed_plan(rows, seeds, asked.words, folders)
-    pairs = [(one, planned) for one, planned in zip((one for one in wanted for _ in seeds), jobs, strict=True)]
-    if asked.dry_run:
-        return _preview(plan)
-    kept, notes = _allowed(spec, pairs)
-    some = {id(planned) for _, planned in kept}
-    sweep.run(Plan([planned for planned in plan.jobs if id(planned) in some], plan.repeated, sweep=True))
+        plan, jobs = composed_plan(rows, seeds, asked.words, folders)
+        kept, notes = _allowed(spec, list(zip((one for one in wanted for _ in seeds), jobs, strict=True)))
+        some = {id(planned) for _, planned in kept}
+        plan = replace(plan, jobs=[planned for planned in plan.jobs if id(planned) in some])
+        sweep.complete(plan)
     _refuse_unfinished(spec, kept)
     _make(spec, kept, notes)
+    sweep.send_rest(plan.jobs)
     return 0
 
 
 def read_words(words: Sequence[str]) -> Asked:
-    """The name, what is the figure's own, and the overrides.
+    """The name, what is the figure's own, and the overrides of all of its runs.
 
     Raises:
-        SeqmtlError: there is no name, or seeds or an option cannot be read.
+        SeqmtlError: there is no name, or a word that a figure cannot take.
     """
-    name, *rest = words
-    if "=" in name or name.startswith("-"):
-        raise SeqmtlError(f"the name of the figure comes first: seqmtl figure NAME {name} … (seqmtl figure lists them)")
-    seeds: tuple[int, ...] = ()
-    options, overrides = {}, []
-    for word in rest:
-        key, _, value = word.partition("=")
-        if word in DRY:
-            continue
-        if key in ("seeds", "seed"):
-            seeds = _seeds(value)
+    flags = [word for word in words if word.startswith("-") and "=" not in word]
+    plain = [word for word in words if word not in flags]
+    if wrong := [flag for flag in flags if flag != "--dry-run"]:
+        raise SeqmtlError(f"a figure takes no {wrong[0]}; it runs its seeds by itself (seqmtl figure --help)")
+    if not plain or "=" in plain[0]:
+        raise SeqmtlError("which figure? seqmtl figure NAME; seqmtl figure --help names them")
+    own = {"dataset": "", "seeds": "", "dry_run": "false"}
+    options, left = {}, []
+    for word in plain[1:]:
+        key, equals, value = word.partition("=")
+        if not equals and not key.startswith("~"):
+            raise SeqmtlError(f"'{word}' is neither the figure's name nor key=value; one figure at a time")
+        if key == "seed":
+            raise SeqmtlError("a figure takes no seed=: seeds=1,2,3")
+        if key in own:
+            own[key] = value
         elif key.startswith(OPTION):
-            try:
-                options[key.removeprefix(OPTION)] = yaml.safe_load(value)
-            except yaml.YAMLError as e:
-                raise SeqmtlError(f"{word}: {value!r} cannot be read") from e
-        elif word.startswith("-"):
-            raise SeqmtlError(f"seqmtl figure has no option {word}; it has --dry-run, and overrides are key=value")
+            options[key.removeprefix(OPTION)] = _value(word, value)
         else:
-            overrides.append(word)
-    return Asked(name, seeds, options, tuple(overrides), bool(set(DRY) & set(rest)))
+            left.append(word)
+    if own["dry_run"] not in ("true", "false"):
+        raise SeqmtlError(f"dry_run must be true or false, not {own['dry_run']!r}")
+    dry_run = bool(flags) or own["dry_run"] == "true"
+    return Asked(plain[0], own["dataset"], _seeds(own["seeds"]), options, tuple(left), dry_run)
+
+
+def _value(word: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as e:
+        raise SeqmtlError(f"{word}: {text!r} cannot be read") from e
 
 
 def _seeds(text: str) -> tuple[int, ...]:
-    parts = [part.strip() for part in text.strip("[]()").split(",")]
-    if not all(part.isascii() and part.isdigit() for part in parts):
-        raise SeqmtlError(f"seeds must be whole numbers, seeds=1,2,3, not {text!r}")
-    return tuple(dict.fromkeys(map(int, parts)))
-
-
-def _list(folders: Sequence[Path]) -> str:
-    found = [read_figure(name, folders) for name in sorted(figure_files(folders))]
-    width = max((len(spec.name) for spec in found), default=0)
-    lines = [f"  {spec.name:<{width}}  {spec.title}" for spec in found]
-    return "\n".join(["seqmtl figure NAME makes one of", "", *lines, "", "docs/figures.md tells what each shows."])
+    found = [seed.strip() for seed in text.strip("[]").split(",") if seed.strip()]
+    if not all(seed.isascii() and seed.isdecimal() for seed in found):
+        raise SeqmtlError(f"seeds must be whole numbers of at least 0: seeds=1,2,3, not seeds={text}")
+    return tuple(dict.fromkeys(map(int, found)))
 
 
 def _refuse_fixed(spec: FigureSpec, words: Sequence[str]) -> None:
@@ -129,22 +133,21 @@ def _refuse_fixed(spec: FigureSpec, words: Sequence[str]) -> None:
             )
 
 
-def _preview(plan: Plan) -> int:
-    """List the jobs; those whose simulated data are still to be made cannot be looked at more closely."""
-    waiting = [planned for planned in plan.jobs if _to_be_made(planned)]
-    for planned in waiting:
-        print(f"{planned.label}: not started: start, once dataset={planned.config['dataset']['name']} is made")
-    rest = [planned for planned in plan.jobs if planned not in waiting]
-    status = preview.show(Plan(rest, plan.repeated, sweep=True)) if rest else 0
-    if waiting:
-        print(f"{len(waiting)} jobs to start after their data are made; nothing was made or run (dry_run=true)")
+def _foresee(rows: Sequence[Sequence[str]], asked: Asked, seeds: Sequence[int], folders: Sequence[Path]) -> int:
+    """What the command would do; the exit status is 1 if a job would be refused."""
+    first = {str(cfg.dataset.name) for cfg in unprepared(rows, asked.words, folders)}
+    plan, _ = composed_plan(rows, seeds, asked.words, folders)
+    for name in sorted(first):
+        print(f"dataset {name} would be prepared first")
+    later = [planned for planned in plan.jobs if planned.config["dataset"]["name"] in first]
+    for planned in later:
+        print(f"{planned.label} on {planned.config['dataset']['name']}: new: start, when the data are there")
+    now = replace(plan, jobs=[planned for planned in plan.jobs if planned not in later])
+    status = preview.show(now) if now.jobs else 0
+    todo = [*later, *(planned for planned in now.jobs if planned.run is not None and not preview.finished(planned))]
+    if todo:
+        print(f"{len(todo)} to run: {estimate(todo, Path(todo[0].config['output_dir']))}")
     return status
-
-
-def _to_be_made(planned: Planned) -> bool:
-    dataset = planned.config["dataset"]
-    there = (Path(planned.config["data_dir"]) / str(dataset["name"]) / "meta.json").exists()
-    return bool(planned.error) and not there and bool((dataset["prepare"] or {}).get("simulate"))
 
 
 def _allowed(spec: FigureSpec, pairs: Sequence[tuple[Wanted, Planned]]) -> tuple[list[tuple[Wanted, Planned]], list[str]]:
@@ -210,4 +213,4 @@ def _make(spec: FigureSpec, runs: Sequence[tuple[Wanted, Planned]], notes: Seque
     paths = drawing.write(folder, spec.name, points, kind.draw(points, spec))
     for note in points.notes:
         print(note)
-    print(f"{spec.name} lies in {', '.join(map(str, paths))}")
+    print(f"the figure lies in {folder}: {', '.join(path.name for path in paths)}")

@@ -92,8 +92,9 @@ def selector_points(runs: Sequence[Made], spec: FigureSpec) -> Points:
     places = sampling.draw(np.arange(len(inner.labels)), options["rows"], seed)
     of_layers = rates(inner, places)
     overall = of_layers.mean(1)
-    frames = [_counted(str(layer + 1), of_layers[:, layer]) for layer in range(of_layers.shape[1])]
-    frames.append(_counted("all", overall))
+    inducing = made.config["model"]["bottom"]["inducing"]
+    frames = [_counted(str(layer + 1), of_layers[:, layer], inducing) for layer in range(of_layers.shape[1])]
+    frames.append(_counted("all", overall, inducing))
     groups = sampling.extremes(overall, options["share"], options["most"], seed)
     chosen = np.concatenate(list(groups.values()))
     plane, shown = pca(embeddings(inner, places[chosen]), seed)
@@ -103,10 +104,17 @@ def selector_points(runs: Sequence[Made], spec: FigureSpec) -> Points:
     return Points(pl.concat(frames, how="diagonal"), (*_selector_notes(made, inner, overall, groups, options), _shown(shown)))
 
 
-def _counted(layer: str, rate: NDArray[np.float64]) -> pl.DataFrame:
-    """How many rows have each rate that there is."""
+def _counted(layer: str, rate: NDArray[np.float64], inducing: int) -> pl.DataFrame:
+    """How many rows have each rate that there is; `inducing` is K, the points of a layer."""
     values, counts = np.unique(rate.round(6), return_counts=True)
-    return pl.DataFrame({"part": "rates", "layer": layer, "rate": values, "rows": counts, "share": counts / len(rate)})
+    columns = {"part": "rates", "layer": layer, "inducing": inducing, "rate": values}
+    return pl.DataFrame({**columns, "rows": counts, "share": counts / len(rate)})
+
+
+def _edges(inducing: int) -> NDArray[np.float64]:
+    """Of some 32 bins that hold equally many of the rates i/K that a layer can have."""
+    each = max(1, round(inducing / 32))
+    return (np.arange(0, inducing + each + 1, each) - 0.5) / inducing
 
 
 def _selector_notes(
@@ -133,7 +141,7 @@ def draw_selector(points: Points, spec: FigureSpec) -> Figure:
     figure, axes = drawing.panels(1, 2, spec.title, 4.8, 3.9)
     left, right = axes[0]
     counted = points.frame.filter(part="rates").with_columns(pl.col("layer").cast(pl.String))
-    edges = np.linspace(0, 1, 41)
+    edges = _edges(int(counted["inducing"][0]))
     for number, layer in enumerate(counted["layer"].unique(maintain_order=True).to_list()):
         some = counted.filter(layer=layer)
         heights, _ = np.histogram(some["rate"].to_numpy(), edges, weights=some["share"].to_numpy())

@@ -31,7 +31,7 @@ from seqmtl.errors import SeqmtlError
 
 NATURAL = "natural"  # the point of a panel of shares at which nothing is left out
 KNOWN = {
-    *("title", "paper", "where", "about", "draw", "dataset", "seeds", "trains", "overrides", "rows", "panels", "options"),
+    *("title", "paper", "where", "about", "draw", "datasets", "seeds", "trains", "overrides", "rows", "panels", "options"),
 }
 KNOWN_OF_PANEL = {"title", "axis", "scale", "key", "values", "natural", "points", "optional", "tasks"}
 SCALES = ("linear", "log", "categories")
@@ -80,7 +80,12 @@ class Wanted:
 
 @dataclass(frozen=True)
 class FigureSpec:
-    """A figure's YAML, checked."""
+    """A figure's YAML, checked.
+
+    Args:
+        dataset: that it is made on.
+        of_dataset: {dataset: overrides of the runs on it}.
+    """
 
     name: str
     title: str
@@ -89,6 +94,7 @@ class FigureSpec:
     about: str
     draw: str
     dataset: str
+    of_dataset: Mapping[str, tuple[str, ...]]
     seeds: tuple[int, ...]
     trains: bool
     overrides: tuple[str, ...]
@@ -98,7 +104,7 @@ class FigureSpec:
 
     def wanted(self) -> list[Wanted]:
         """The runs, less their seeds: panel by panel, point by point, in the order of the rows."""
-        common = (f"dataset={self.dataset}", *self.overrides)
+        common = (*self.overrides, f"dataset={self.dataset}", *self.of_dataset.get(self.dataset, ()))
         if not self.panels:
             return [Wanted(row, (*common, *overrides)) for row, overrides in self.rows.items()]
         return [
@@ -171,8 +177,10 @@ def read_figure(name: str, folders: Sequence[Path]) -> FigureSpec:
 def _figure(name: str, content: Mapping[str, Any]) -> FigureSpec:
     _refuse_unknown(name, content, KNOWN)
     rows = {str(label): tuple(overrides) for label, overrides in content["rows"].items()}
-    if not rows:
-        raise ValueError("it has no rows")
+    given = content["datasets"]
+    datasets = {name: tuple(given[name] or ()) if isinstance(given, Mapping) else () for name in given}
+    if not rows or not datasets:
+        raise ValueError("it has no rows, or no dataset")
     return FigureSpec(
         name=name,
         title=content["title"],
@@ -180,7 +188,8 @@ def _figure(name: str, content: Mapping[str, Any]) -> FigureSpec:
         where=content.get("where") or "",
         about=" ".join((content.get("about") or "").split()),
         draw=content["draw"],
-        dataset=content["dataset"],
+        dataset=next(iter(datasets)),
+        of_dataset=datasets,
         seeds=tuple(content.get("seeds") or (1,)),
         trains=content.get("trains", True),
         overrides=tuple(content.get("overrides") or ()),
