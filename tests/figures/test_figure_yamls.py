@@ -22,10 +22,10 @@ PAPERS_AS_TEXT = Path(os.environ.get("SEQMTL_PAPERS", Path(__file__).parents[3] 
 
 
 def test_all_figures_of_the_papers_are_there() -> None:
-    assert NAMES == [
+    assert [
         *("aitm_figure4", "aitm_figure5", "aitm_figure6", "aitm_figure7", "apem_figure5", "apem_figure7", "apem_figure8"),
         *("dtrn_figure1b", "dtrn_figure4", "dtrn_figure5", "dtrn_figure6"),
-    ]
+    ] == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -34,7 +34,7 @@ def test_a_figure_says_what_it_is(name: str) -> None:
     assert spec.draw in KINDS
     assert spec.paper in PAPERS
     assert spec.where.split()[-1] in spec.title
-    assert len(spec.about) > 100
+    assert len(spec.about) > 60
     labels = [one.label for one in spec.wanted()]
     assert len(set(labels)) == len(labels)
 
@@ -67,7 +67,10 @@ def test_published_costs_stand_in_the_paper() -> None:
     published = read_figure("apem_figure8", [CONF]).options["published"]
     apem, ple, shared = published["APEM"], published["PLE"], published["Shared-Bottom"]
     assert f"APEM requires {apem['epoch_seconds']} seconds" in text
-    assert f"({shared['epoch_seconds']}s for the best results from Shared-Bottom) but similar to the PLE ({ple['epoch_seconds']}s)" in text
+    assert (
+        f"({shared['epoch_seconds']}s for the best results from Shared-Bottom) but similar to the PLE ({ple['epoch_seconds']}s)"
+        in text
+    )
     assert f"APEM spends {apem['test_seconds']} seconds for forward propagation" in text
     best = apem["test_seconds"] - shared["test_seconds"]
     assert published["AITM"]["test_seconds"] == shared["test_seconds"]
@@ -80,7 +83,7 @@ GOOD: dict[str, Any] = {"title": "Mine", "draw": "curves", "datasets": ["aliccp_
 
 def write(folder: Path, **more: Any) -> None:
     (folder / "figure").mkdir(exist_ok=True)
-    (folder / "figure" / "mine.yaml").write_text(yaml.safe_dump({**GOOD, **more}))
+    (folder / "figure" / "mine.yaml").write_text(yaml.safe_dump({**GOOD, **more}, sort_keys=False))
 
 
 @pytest.mark.parametrize(

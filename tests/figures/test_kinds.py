@@ -14,7 +14,6 @@ import polars as pl
 import pytest
 from matplotlib.image import imread
 
-
 from seqmtl.errors import SeqmtlError
 from seqmtl.figures import drawing, inner, selector
 from seqmtl.figures.kinds import KINDS

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -39,9 +40,20 @@ def caption(figure: Figure, notes: Sequence[str]) -> None:
     figure.supxlabel(text, fontsize=7, x=0.01, ha="left")
 
 
-def scatter(axes: Axes, x: Sequence[float], y: Sequence[float], label: str, number: int, size: float = 6.0) -> None:
-    """Points of one group of a map; their places alone mean nothing, so there are no ticks."""
-    axes.scatter(x, y, s=size, c=COLOURS[number % len(COLOURS)], label=label, alpha=0.6, linewidths=0)
+def cloud(axes: Axes, frame: pl.DataFrame, column: str, groups: Mapping[Any, tuple[str, int]], size: float = 6.0) -> None:
+    """The points x, y of a map; their places alone mean nothing, so there are no ticks.
+
+    Args:
+        column: which tells the group of each point.
+        groups: {value of the column: (its name, number of its colour)}.
+
+    In random order: drawn one group after another, the last would hide the others.
+    """
+    shuffled = frame.sample(fraction=1.0, shuffle=True, seed=0)
+    colours = [COLOURS[groups[group][1] % len(COLOURS)] for group in shuffled[column].to_list()]
+    axes.scatter(shuffled["x"].to_list(), shuffled["y"].to_list(), s=size, c=colours, alpha=0.6, linewidths=0)
+    for name, number in groups.values():
+        axes.scatter([], [], s=20, c=COLOURS[number % len(COLOURS)], label=name, linewidths=0)  # for the legend
     axes.set_xticks([])
     axes.set_yticks([])
 
@@ -55,12 +67,8 @@ def band(axes: Axes, x: Sequence[float], mean: Sequence[float], std: Sequence[fl
 
 
 def legend(axes: Axes, **options: Any) -> None:
-    """Inside, where it hides least; the marks as large as text."""
-    made = axes.legend(fontsize=8, framealpha=0.8, **options)
-    for handle in made.legend_handles:
-        if handle is not None and hasattr(handle, "set_sizes"):
-            handle.set_sizes([20])
-            handle.set_alpha(1)
+    """Inside, where it hides least."""
+    axes.legend(fontsize=8, framealpha=0.8, **options)
 
 
 def pictures(figure: Figure, name: str) -> Mapping[str, bytes]:

@@ -153,9 +153,9 @@ def draw_selector(points: Points, spec: FigureSpec) -> Figure:
     left.set_ylabel("share of the test rows")
     left.set_title("(a) selection rate", fontsize=9)
     drawing.legend(left)
-    for group, number in zip(GROUPS, (2, 4, 0), strict=True):  # the paper's: green, yellow, blue
-        some = points.frame.filter(part="rows", group=group)
-        drawing.scatter(right, some["x"].to_list(), some["y"].to_list(), GROUPS[group], number, 10)
+    colours = (2, 4, 0)  # the paper's: green, yellow, blue
+    groups = {group: (name, number) for (group, name), number in zip(GROUPS.items(), colours, strict=True)}
+    drawing.cloud(right, points.frame.filter(part="rows"), "group", groups, 10)
     right.set_title("(b) embeddings of rows by selection rate", fontsize=9)
     drawing.legend(right)
     drawing.caption(figure, points.notes)

@@ -127,9 +127,8 @@ def draw(points: Points, spec: FigureSpec) -> Figure:
     figure, axes = drawing.panels(1, len(histories), spec.title, 5.0, 4.6)
     for here, history in zip(axes[0], histories, strict=True):
         some = points.frame.filter(history=history) if history else points.frame
-        for number, task in enumerate(some["task"].unique(maintain_order=True).to_list()):
-            of_task = some.filter(task=task)
-            drawing.scatter(here, of_task["x"].to_list(), of_task["y"].to_list(), task, number)
+        tasks = some["task"].unique(maintain_order=True).to_list()
+        drawing.cloud(here, some, "task", {task: (task, number) for number, task in enumerate(tasks)})
         here.set_title(f"{history} history" if history else "", fontsize=9)
         drawing.legend(here)
     drawing.caption(figure, points.notes)

@@ -89,9 +89,8 @@ def draw_space(points: Points, spec: FigureSpec) -> Figure:
         axes[1][column].sharey(axes[0][column])
         for row, words in enumerate(BINS):
             here = axes[row][column]
-            for number, (label, name) in enumerate(((0, "negative"), (1, "positive"))):
-                some = points.frame.filter(component=component, bin=row + 1, label=label)
-                drawing.scatter(here, some["x"].to_list(), some["y"].to_list(), name, number, 9)
+            some = points.frame.filter(component=component, bin=row + 1)
+            drawing.cloud(here, some, "label", {0: ("negative", 0), 1: ("positive", 1)}, 9)
             here.set_title(f"{title}\n{words}", fontsize=9)
     drawing.legend(axes[0][0])
     drawing.caption(figure, points.notes)
