@@ -1,0 +1,216 @@
+"""`seqmtl figure NAME [seeds=…] [dataset=…] [figure.OPTION=…] [overrides] [--dry-run]`: a figure of a paper.
+
+The simulated data that are missing are made, the runs that are missing are run, and then the points are looked up in the runs,
+written as csv, and drawn from that.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from seqmtl import preview, sweep
+from seqmtl.board import printed
+from seqmtl.composing import composed, composed_plan, prepared, unprepared
+from seqmtl.data.meta import data_version
+from seqmtl.data.prepared import open_dataset
+from seqmtl.errors import SeqmtlError
+from seqmtl.estimate import estimate
+from seqmtl.figures.spec import FigureSpec, Wanted, read_figure
+from seqmtl.plan import Planned
+
+OPTION = "figure."
+
+
+class Asked(NamedTuple):
+    """What the words behind the verb say."""
+
+    name: str
+    dataset: str
+    seeds: tuple[int, ...]
+    options: Mapping[str, Any]
+    words: tuple[str, ...]
+    dry_run: bool
+
+
+def run(words: Sequence[str], folders: Sequence[Path]) -> int:
+    """The verb.
+
+    Args:
+        words: behind it.
+        folders: conf folders, seqmtl's own first.
+
+    Returns:
+        The exit status; that of a dry run is 1 if a job would be refused.
+
+    Raises:
+        SeqmtlError: bad input, a run that failed, or a figure that its runs cannot give.
+    """
+    asked = read_words(words)
+    spec = read_figure(asked.name, folders).with_options(asked.options)
+    spec = replace(spec, dataset=asked.dataset or spec.dataset)
+    _refuse_fixed(spec, asked.words)
+    wanted, seeds = spec.wanted(), asked.seeds or spec.seeds
+    rows = [one.overrides for one in wanted]
+    if not spec.trains:
+        return _without_training(spec, wanted, asked, folders)
+    if asked.dry_run:
+        return _foresee(rows, asked, seeds, folders)
+    with printed():
+        from seqmtl.prepare.verb import run as prepare
+
+        prepared(rows, asked.words, folders, prepare)
+        plan, jobs = composed_plan(rows, seeds, asked.words, folders)
+        kept, notes = _allowed(spec, list(zip((one for one in wanted for _ in seeds), jobs, strict=True)))
+        some = {id(planned) for _, planned in kept}
+        plan = replace(plan, jobs=[planned for planned in plan.jobs if id(planned) in some])
+        sweep.complete(plan)
+    _refuse_unfinished(spec, kept)
+    _make(spec, kept, notes)
+    sweep.send_rest(plan.jobs)
+    return 0
+
+
+def read_words(words: Sequence[str]) -> Asked:
+    """The name, what is the figure's own, and the overrides of all of its runs.
+
+    Raises:
+        SeqmtlError: there is no name, or a word that a figure cannot take.
+    """
+    flags = [word for word in words if word.startswith("-") and "=" not in word]
+    plain = [word for word in words if word not in flags]
+    if wrong := [flag for flag in flags if flag != "--dry-run"]:
+        raise SeqmtlError(f"a figure takes no {wrong[0]}; it runs its seeds by itself (seqmtl figure --help)")
+    if not plain or "=" in plain[0]:
+        raise SeqmtlError("which figure? seqmtl figure NAME; seqmtl figure --help names them")
+    own = {"dataset": "", "seeds": "", "dry_run": "false"}
+    options, left = {}, []
+    for word in plain[1:]:
+        key, equals, value = word.partition("=")
+        if not equals and not key.startswith("~"):
+            raise SeqmtlError(f"'{word}' is neither the figure's name nor key=value; one figure at a time")
+        if key == "seed":
+            raise SeqmtlError("a figure takes no seed=: seeds=1,2,3")
+        if key in own:
+            own[key] = value
+        elif key.startswith(OPTION):
+            options[key.removeprefix(OPTION)] = _value(word, value)
+        else:
+            left.append(word)
+    if own["dry_run"] not in ("true", "false"):
+        raise SeqmtlError(f"dry_run must be true or false, not {own['dry_run']!r}")
+    dry_run = bool(flags) or own["dry_run"] == "true"
+    return Asked(plain[0], own["dataset"], _seeds(own["seeds"]), options, tuple(left), dry_run)
+
+
+def _value(word: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as e:
+        raise SeqmtlError(f"{word}: {text!r} cannot be read") from e
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    found = [seed.strip() for seed in text.strip("[]").split(",") if seed.strip()]
+    if not all(seed.isascii() and seed.isdecimal() for seed in found):
+        raise SeqmtlError(f"seeds must be whole numbers of at least 0: seeds=1,2,3, not seeds={text}")
+    return tuple(dict.fromkeys(map(int, found)))
+
+
+def _refuse_fixed(spec: FigureSpec, words: Sequence[str]) -> None:
+    """What a figure changes along an axis cannot be set for all of its runs."""
+    given = {word.partition("=")[0].lstrip("+~") for word in words}
+    for panel in spec.panels:
+        if panel.key in given:
+            raise SeqmtlError(
+                f"{panel.key} is what panel {panel.name} of {spec.name} changes, so it cannot be set; leave the word out, or the"
+                " panel: figure.panels=[…]"
+            )
+
+
+def _foresee(rows: Sequence[Sequence[str]], asked: Asked, seeds: Sequence[int], folders: Sequence[Path]) -> int:
+    """What the command would do; the exit status is 1 if a job would be refused."""
+    first = {str(cfg.dataset.name) for cfg in unprepared(rows, asked.words, folders)}
+    plan, _ = composed_plan(rows, seeds, asked.words, folders)
+    for name in sorted(first):
+        print(f"dataset {name} would be prepared first")
+    later = [planned for planned in plan.jobs if planned.config["dataset"]["name"] in first]
+    for planned in later:
+        print(f"{planned.label} on {planned.config['dataset']['name']}: new: start, when the data are there")
+    now = replace(plan, jobs=[planned for planned in plan.jobs if planned not in later])
+    status = preview.show(now) if now.jobs else 0
+    todo = [*later, *(planned for planned in now.jobs if planned.run is not None and not preview.finished(planned))]
+    if todo:
+        print(f"{len(todo)} to run: {estimate(todo, Path(todo[0].config['output_dir']))}")
+    return status
+
+
+def _allowed(spec: FigureSpec, pairs: Sequence[tuple[Wanted, Planned]]) -> tuple[list[tuple[Wanted, Planned]], list[str]]:
+    """The runs that can be had, and a note for each point that a figure may lack.
+
+    Raises:
+        SeqmtlError: one of the others is refused.
+    """
+    kept, lacking = [], {}
+    for wanted, planned in pairs:
+        if not planned.error and planned.run is not None:
+            kept.append((wanted, planned))
+        elif wanted.optional:
+            lacking[wanted.label] = planned.error
+        else:
+            raise SeqmtlError(f"{spec.name} cannot have {wanted.label}: {planned.error}")
+    for label, error in lacking.items():
+        print(f"left out: {label}: {error}", file=sys.stderr)
+    names = ", ".join(lacking)
+    return kept, [f"Left out, as these data do not allow it: {names}."] if lacking else []
+
+
+def _refuse_unfinished(spec: FigureSpec, kept: Sequence[tuple[Wanted, Planned]]) -> None:
+    for wanted, planned in kept:
+        assert planned.run is not None
+        directory, meta = open_dataset(planned.config)
+        state = planned.run.state(data_version(directory, meta))
+        if state == "finished":
+            continue
+        reason = planned.error or planned.run.status().get("error") or "it left no reason"
+        raise SeqmtlError(
+            f"{spec.name} needs {wanted.label}, seed {planned.config['seed']}, whose run is not finished but {state}: {reason}\n"
+            f"    see {planned.run.path}; the same command runs what is missing"
+        )
+
+
+def _without_training(spec: FigureSpec, wanted: Sequence[Wanted], asked: Asked, folders: Sequence[Path]) -> int:
+    from omegaconf import OmegaConf
+
+    configs = composed([one.overrides for one in wanted], asked.words, folders)
+    if asked.dry_run:
+        print(f"{spec.name} needs no run")
+        return 0
+    plain: list[Any] = [OmegaConf.to_container(cfg, resolve=True) for cfg in configs]
+    _make(spec, [(one, Planned(config)) for one, config in zip(wanted, plain, strict=True)], [])
+    return 0
+
+
+def _make(spec: FigureSpec, runs: Sequence[tuple[Wanted, Planned]], notes: Sequence[str]) -> None:
+    """Points, files, and what has to be known."""
+    from seqmtl.figures import drawing
+    from seqmtl.figures.kinds import KINDS
+    from seqmtl.figures.points import Points, points_from_csv
+    from seqmtl.figures.runs import Made
+
+    if spec.draw not in KINDS:
+        raise SeqmtlError(f"the figure {spec.name} says draw: {spec.draw}, which is none of {', '.join(KINDS)}")
+    kind = KINDS[spec.draw]
+    made = [Made(wanted, int(planned.config["seed"]), planned.config, planned.run) for wanted, planned in runs]
+    found = kind.points(made, spec)
+    points = points_from_csv(Points(found.frame, (*found.notes, *notes)).to_csv())
+    folder = Path(made[0].config["output_dir"]).absolute() / "figures" / spec.name
+    paths = drawing.write(folder, spec.name, points, kind.draw(points, spec))
+    for note in points.notes:
+        print(note)
+    print(f"the figure lies in {folder}: {', '.join(path.name for path in paths)}")
