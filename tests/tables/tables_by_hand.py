@@ -27,7 +27,14 @@ def over_seeds(against: str, difference: float, p: float | None, note: str = "")
 
 
 def over_rows(against: str, difference: float, p: float, adjusted: float) -> Comparison:
-    return Comparison(against, difference, (difference - 0.001, difference + 0.001), p, adjusted, "DeLong, 10,000 rows")
+    return Comparison(
+        against,
+        difference,
+        (difference - 0.001, difference + 0.001),
+        p,
+        adjusted,
+        "DeLong clustered by user (Obuchowski), 4,321 users",
+    )
 
 
 def runs(label: str, states: dict[int, tuple[str, str]]) -> tuple[RunOfRow, ...]:

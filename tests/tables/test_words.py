@@ -47,7 +47,7 @@ def test_legend_of_the_small_table() -> None:
     text = "\n".join(words.legend(PUBLIC))
     assert "*: p < 0.05, **: p < 0.01, the row is better than MMoE; paired t-test over 3 seeds." in text
     assert "†: below the best of the column, p < 0.05 after Holm's correction" in text
-    assert "independent 4,321 users (field 101)." in text
+    assert "DeLong clustered by user (Obuchowski), 4,321 users." in text
     assert "Gain: over LightGBM, as a difference of means." in text
     assert "undefined:" in text
     assert "–: the row has no such column." in text

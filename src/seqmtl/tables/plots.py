@@ -21,6 +21,7 @@ LABEL = 20  # characters
 MOST_COLOURED = 7
 POINTS = 6000  # of all curves of a panel
 SMALL = 0.05  # rates below it are drawn on logarithmic axes
+WIDE = 30.0  # largest by smallest value of a logarithmic axis: above, only powers of ten are named
 EFFICIENCY = {
     "epoch_seconds": "Seconds per epoch",
     "train_rows_per_second": "Training rows per second",
@@ -253,6 +254,8 @@ def _plain_ticks(axes: Any, log: bool) -> None:
 
     for axis in (axes.xaxis, axes.yaxis):
         if log:
-            axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=6))
+            low, high = axis.get_view_interval()
+            few = low > 0 and high / low < WIDE
+            axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,), numticks=6))
             axis.set_minor_formatter(NullFormatter())
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))

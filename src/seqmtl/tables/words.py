@@ -178,10 +178,9 @@ def _below_said(part: Part) -> list[str]:
         return [f"No {BELOW}: {note}." for note in notes]
     against = _against(part, [(column, test) for _, column, _, test in tests], -1)
     holm = " after Holm's correction over the comparisons of a column" if any(t.adjusted is not None for *_, t in tests) else ""
-    clusters = f", taking as independent {part.clusters}" if part.clusters else ""
     none = "" if any(formats.below(cell, column) for _, column, cell, _ in tests) else " No row is."
     methods = _methods([test for *_, test in tests])
-    return [f"{BELOW}: below {against}, p < {formats.BELOW}{holm}; {methods}{clusters}.{none}"]
+    return [f"{BELOW}: below {against}, p < {formats.BELOW}{holm}; {methods}.{none}"]
 
 
 def _against(part: Part, tests: Sequence[tuple[Column, Comparison]], sign: int) -> str:
