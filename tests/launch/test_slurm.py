@@ -14,12 +14,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from seqmtl.errors import SeqmtlError
-from seqmtl.launch import slurm, squeue
+from seqmtl.launch import slurm, slurm_job, squeue
 from seqmtl.launch.command import Job
 from seqmtl.launch.slurm_job import OnNode
 from seqmtl.runs import Run
@@ -251,6 +252,24 @@ def test_a_job_that_ended_begins_the_minute_anew(cluster: Cluster, caplog: pytes
         assert not caplog.messages
     quiet.look(["2"], {"2": "PENDING"}, 120.0)
     assert caplog.messages == ["waiting for Slurm: 1 job is pending (Priority)"]
+
+
+def test_a_job_in_the_queue_keeps_the_settings_of_its_command(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = '{"trainer.log_every": 3}'
+    cluster.turns = [lambda: cluster.ends("1", 0, ""), _idle]
+    cluster.run(cluster.job("a", settings=settings))
+    started: list[Job] = []
+    monkeypatch.setattr(slurm_job, "command", lambda job, *_: started.append(job) or ["true"])
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)}
+    try:
+        (pickled,) = (cluster.place.parent / "logs").rglob("*submitted*.pkl")
+        node = submitit.helpers.DelayedSubmission.load(pickled).function
+        for again in (node, node.checkpoint().function):  # the second: after a time limit
+            again._start(SimpleNamespace(node=0)).wait(60)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert [job.settings for job in started] == [settings, settings]
 
 
 def _stop() -> None:
