@@ -14,12 +14,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from seqmtl.errors import SeqmtlError
-from seqmtl.launch import slurm
+from seqmtl.launch import slurm, slurm_job, squeue
 from seqmtl.launch.command import Job
 from seqmtl.launch.slurm_job import OnNode
 from seqmtl.runs import Run
@@ -34,7 +35,10 @@ last=$(sed -n 's/^#SBATCH --array=0-\([0-9]*\).*/\1/p' "$1")
 if [ "$last" ]; then for i in $(seq 0 "$last"); do echo "${n}_$i|PENDING"; done; else echo "$n|PENDING"; fi >> "$CLUSTER/queue"
 echo "Submitted batch job $n"
 """
-SQUEUE = '#!/bin/sh\n[ -e "$CLUSTER/away" ] && exit 1\ncat "$CLUSTER/queue"\n'
+SQUEUE = r"""#!/bin/sh
+[ -e "$CLUSTER/away" ] && exit 1
+case "$*" in *"--states=PENDING "*"%i|%r") cat "$CLUSTER/reasons" ;; *) cat "$CLUSTER/queue" ;; esac
+"""
 SCANCEL = '#!/bin/sh\necho "$@" >> "$CLUSTER/cancelled"\n: > "$CLUSTER/queue"\n'
 SCONTROL = '#!/bin/sh\necho "$@" >> "$CLUSTER/requeued"\n'
 
@@ -54,6 +58,10 @@ class Cluster:
 
     def queue(self, **states: str) -> None:
         (self.place / "queue").write_text("".join(f"{job.removeprefix('j')}|{state}\n" for job, state in states.items()))
+
+    def reasons(self, **reasons: str) -> None:
+        """Why jobs wait."""
+        (self.place / "reasons").write_text("".join(f"{job.removeprefix('j')}|{why}\n" for job, why in reasons.items()))
 
     def submitted(self) -> list[str]:
         return [path.read_text() for path in sorted(self.place.glob("submitted-*"))]
@@ -203,6 +211,65 @@ def test_a_controller_that_is_away_ends_nothing(cluster: Cluster) -> None:
     cluster.turns = [(cluster.place / "away").touch, *[_idle] * 5, lambda: cluster.ends("1", 0, ""), _idle]
     cluster.run(cluster.job("a"))
     assert cluster.events == [("a", "started"), ("a", 0, "")]
+
+
+def test_a_command_whose_jobs_wait_says_why_once(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(squeue, "QUIET_SECONDS", 0.0)
+    caplog.set_level("INFO", logger="seqmtl")
+    cluster.reasons(j1_0="Resources", j1_1="Resources", j9="Priority")
+    cluster.turns = [*[_idle] * 4, lambda: (cluster.ends("1_0", 0, ""), cluster.ends("1_1", 0, "")), _idle]  # type: ignore[list-item,return-value]
+    cluster.run(cluster.job("a"), cluster.job("b"))
+    assert caplog.messages[1:] == ["waiting for Slurm: 2 jobs are pending (Resources)"]
+
+
+def test_a_wait_is_told_of_after_a_minute_in_which_nothing_ran(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="seqmtl")
+    cluster.reasons(j1="JobHeldUser", j2="ReqNodeNotAvail, UnavailableNodes:one", j3="JobHeldUser")
+    waits = {"1": "PENDING", "2": "PENDING", "3": "PENDING"}
+    runs = waits | {"2": "RUNNING"}
+    quiet = squeue.Quiet()
+    for now, states in enumerate([waits, runs, waits, {}, waits]):  # {}: the controller is away
+        quiet.look(["1", "2", "3"], states, 50.0 * now)
+    quiet.look(["1", "2", "3"], waits, 209.0)  # at 150 something else was seen last
+    assert not caplog.messages
+    (cluster.place / "away").touch()
+    quiet.look(["1", "2", "3"], waits, 210.0)
+    assert not caplog.messages
+    (cluster.place / "away").unlink()
+    for now in (220.0, 230.0):
+        quiet.look(["1", "2", "3"], waits, now)
+    assert caplog.messages == ["waiting for Slurm: 3 jobs are pending (2 JobHeldUser; 1 ReqNodeNotAvail, UnavailableNodes:one)"]
+
+
+def test_a_job_that_ended_begins_the_minute_anew(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="seqmtl")
+    cluster.reasons(j2="Priority")
+    quiet = squeue.Quiet()
+    for left, now in ((["1", "2"], 0.0), (["2"], 60.0), (["2"], 119.0)):
+        quiet.look(left, dict.fromkeys(left, "PENDING"), now)
+        assert not caplog.messages
+    quiet.look(["2"], {"2": "PENDING"}, 120.0)
+    assert caplog.messages == ["waiting for Slurm: 1 job is pending (Priority)"]
+
+
+def test_a_job_in_the_queue_keeps_the_settings_of_its_command(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = '{"trainer.log_every": 3}'
+    cluster.turns = [lambda: cluster.ends("1", 0, ""), _idle]
+    cluster.run(cluster.job("a", settings=settings))
+    started: list[Job] = []
+    monkeypatch.setattr(slurm_job, "command", lambda job, *_: started.append(job) or ["true"])
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)}
+    try:
+        (pickled,) = (cluster.place.parent / "logs").rglob("*submitted*.pkl")
+        node = submitit.helpers.DelayedSubmission.load(pickled).function
+        for again in (node, node.checkpoint().function):  # the second: after a time limit
+            again._start(SimpleNamespace(node=0)).wait(60)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert [job.settings for job in started] == [settings, settings]
 
 
 def _stop() -> None:

@@ -218,11 +218,13 @@ def _found(jobs: Iterable[Job], folder: Path) -> list[Queued]:
 def _wait(waited: Sequence[Queued], events: Events) -> None:
     """Tell of starts and ends until none is left."""
     left = list(waited)
+    quiet = squeue.Quiet()
     asked = clock.monotonic() - POLL_SECONDS
     while left:
         if clock.monotonic() - asked >= POLL_SECONDS:
-            asked = clock.monotonic()
-            _look(left, squeue.states(), events, asked)
+            asked, states = clock.monotonic(), squeue.states()
+            _look(left, states, events, asked)
+            quiet.look([queued.id for queued in left], states or {}, asked)
         for queued in list(left):
             outcome = queued.outcome()
             if outcome is None and queued.lost is not None and clock.monotonic() - queued.lost > LOST_SECONDS:
