@@ -6,18 +6,19 @@ process asks the kernel to die with its parent, so that nothing is left behind w
 
 from __future__ import annotations
 
+import contextlib
 import os
-import subprocess
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from seqmtl.errors import SeqmtlError
 from seqmtl.launch.command import Job, command
 from seqmtl.launch.events import Events
 from seqmtl.launch.gpus import Gpus, Lease
-from seqmtl.launch.group import end_groups
+from seqmtl.launch.group import Process, end_groups
+from seqmtl.launch.warm import Starter
 from seqmtl.process import for_children
 
 POLL_SECONDS = 0.2
@@ -47,7 +48,7 @@ def run(
     cores = len(os.sched_getaffinity(0))
     gpus = Gpus(jobs_per_gpu) if any(job.gpus for job in jobs) else Gpus(jobs_per_gpu, ())
     waiting, running = deque(jobs), list[_Running]()
-    try:
+    with Starter(jobs) as starter, _ended(running):
         while waiting or running:
             while waiting and _has_room(waiting[0], running, at_once, cores):
                 job = waiting[0]
@@ -60,21 +61,19 @@ def run(
                 if lease is None:  # another job's, perhaps of another sweep
                     break
                 threads = _threads(job, at_once, cores, len(gpus.gpus) * jobs_per_gpu)
-                running.append(_start(waiting.popleft(), sweep, lease, threads))
+                running.append(_start(starter, waiting.popleft(), sweep, lease, threads))
                 events.started(job)
             time.sleep(POLL_SECONDS)
             events.waiting()
             for one in [one for one in running if _over(one, time_limit)]:
                 running.remove(one)
                 events.ended(one.job, one.process.returncode, one.reason)
-    finally:
-        _end(running)
 
 
 @dataclass
 class _Running:
     job: Job
-    process: subprocess.Popen[bytes]
+    process: Process
     lease: Lease
     started: float = field(default_factory=time.monotonic)
     reason: str = ""
@@ -112,20 +111,11 @@ def _threads(job: Job, at_once: int | None, cores: int, places: int) -> int | No
     return max(1, cores // (job.ranks * beside))
 
 
-def _start(job: Job, sweep: str, lease: Lease, threads: int | None) -> _Running:
+def _start(starter: Starter, job: Job, sweep: str, lease: Lease, threads: int | None) -> _Running:
     environment = os.environ | for_children() | lease.environment()
     if threads is not None:
         environment |= {"OMP_NUM_THREADS": str(threads), "POLARS_MAX_THREADS": str(threads)}
-    with (job.run_dir / "console.log").open("ab") as console:
-        process = subprocess.Popen(
-            command(job, sweep),
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=console,
-            stderr=console,
-            process_group=0,  # Ctrl-C ends the sweep, which ends its jobs
-        )
-    return _Running(job, process, lease)
+    return _Running(job, starter.start(job, command(job, sweep), environment, job.run_dir / "console.log"), lease)
 
 
 def _over(one: _Running, time_limit: float | None) -> bool:
@@ -136,6 +126,15 @@ def _over(one: _Running, time_limit: float | None) -> bool:
         _end([one])
     one.lease.release()
     return True
+
+
+@contextlib.contextmanager
+def _ended(running: Sequence[_Running]) -> Iterator[None]:
+    """However it ends, no job is left."""
+    try:
+        yield
+    finally:
+        _end(running)
 
 
 def _end(running: Sequence[_Running]) -> None:
