@@ -32,7 +32,8 @@ def make(tmp_path: Path, dataset: Path, compose: Any, monkeypatch: pytest.Monkey
 
     def made(*overrides: str, noise: float = 1.0, state: str = "finished", data: Path = dataset, shift: float = 0.0) -> Run:
         # The tiny dataset names its users otherwise.
-        config = compose("dataset=aliccp_sim", *overrides)
+        config = compose("dataset=aliccp_sim", *(word for word in overrides if not word.startswith("seed=")))
+        config["seed"] = next((int(word[5:]) for word in overrides if word.startswith("seed=")), 1)
         config["dataset"]["user"] = "user"
         config |= {"output_dir": str(tmp_path / "outputs"), "data_dir": str(data.parent)}
         config["dataset"]["name"] = data.name

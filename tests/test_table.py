@@ -67,7 +67,7 @@ def test_parts_that_are_not_there(words: list[str], says: str) -> None:
 
 def test_words_of_a_row_stand_after_those_of_the_table() -> None:
     (public, _) = read_table("aitm_table2", [CONF]).parts
-    assert words_of(public, "aliccp", public.rows[0].overrides) == ["dataset=aliccp", "experiment=aitm", "model=lightgbm"]
+    assert words_of(public, "aliccp", public.rows[0].overrides) == ["experiment=aitm", "dataset=aliccp", "model=lightgbm"]
 
 
 def test_a_dry_run_tells_and_leaves_no_trace(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from seqmtl.errors import SeqmtlError
+from seqmtl.mlflow_store import Store
 from seqmtl.tracking import Tracker, flatten
 
 TAGS = {"model": "m", "loss": "l", "dataset": "d", "seed": "1", "config_hash": "abcd1234", "git_commit": "c"}
@@ -104,3 +105,16 @@ def test_another_directory_on_the_same_server_has_a_run_of_its_own(tmp_path: Pat
     second = start(tmp_path / "other")
     assert second.run_id != first.run_id
     assert first.client.get_run(first.run_id).info.status == "RUNNING", "not ended by the other"
+
+
+def test_files_of_a_table_are_a_run_of_their_own_and_the_same_numbers_once(tmp_path: Path) -> None:
+    files = [tmp_path / "table.csv", tmp_path / "table.md"]
+    for path in files:
+        path.write_text(path.name)
+    store = Store(tmp_path)
+    for numbers in (b"1", b"1", b"2"):
+        store.put_files("tables", "aitm_table2", {"table": "aitm_table2"}, numbers, files)
+    experiment = store.client.get_experiment_by_name("tables")
+    runs = store.client.search_runs([experiment.experiment_id])
+    assert [(run.info.run_name, run.info.status) for run in runs] == [("aitm_table2", "FINISHED")] * 2
+    assert sorted(a.path for a in store.client.list_artifacts(runs[0].info.run_id)) == ["table.csv", "table.md"]

@@ -99,6 +99,10 @@ def run(verb: str) -> int:
         from seqmtl import sync
 
         return sync.run(sys.argv[1:])
+    if verb == "compare":
+        from seqmtl import compare
+
+        return compare.main(sys.argv[1:])
     if verb in WORDS and not {"-h", "--help"} & set(sys.argv):
         return _words(verb)
     errors: list[SeqmtlError] = []

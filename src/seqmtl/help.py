@@ -44,7 +44,7 @@ USAGE = {
           seqmtl figure NAME [dataset=NAME] [seeds=1,2,3,4,5] [--dry-run] [overrides]
     """,
 }
-CHOSEN_BY_OTHERS = ("preset", "preset/trunk", "loss/paper", "loss/trunk", "dtrn_trunk")  # by experiment and model
+CHOSEN_BY_OTHERS = ("preset", "preset/trunk", "loss/paper", "loss/trunk", "dtrn_trunk", "table")  # by experiment, model, verb
 ADDED = {"loss/term": "added to a loss: +loss/term@loss.terms.NAME=NAME"}
 
 

@@ -58,11 +58,11 @@ def run(words: Sequence[str], folders: Sequence[Path]) -> int:
     parts = chosen_parts(spec, asked)
     seeds = asked.seeds or spec.seeds
     rows = [words_of(part, dataset, row.overrides) for part, dataset in parts for row in part.rows if needs_runs(part)]
+    any_run = [words_of(part, dataset, ()) for part, dataset in parts]
     if asked.dry_run:
-        return _foresee(rows, asked, seeds, folders)
+        return _foresee(rows, any_run, asked, seeds, folders)
     from omegaconf import OmegaConf
 
-    any_run = [words_of(part, dataset, ()) for part, dataset in parts]
     with printed():
         import seqmtl.prepare.verb as prepare
 
@@ -138,9 +138,11 @@ def words_of(part: PartSpec, dataset: str, overrides: Iterable[str]) -> list[str
     return [*part.on(dataset), *overrides]
 
 
-def _foresee(rows: Sequence[list[str]], asked: Asked, seeds: Sequence[int], folders: Sequence[Path]) -> int:
+def _foresee(
+    rows: Sequence[list[str]], any_run: Sequence[list[str]], asked: Asked, seeds: Sequence[int], folders: Sequence[Path]
+) -> int:
     """What the command would do; the exit status is 1 if a job would be refused."""
-    first = {str(cfg.dataset.name) for cfg in unprepared(rows, asked.words, folders)}
+    first = {str(cfg.dataset.name) for cfg in unprepared(any_run, asked.words, folders)}
     plan, _ = composed_plan(rows, seeds, asked.words, folders)
     for name in sorted(first):
         print(f"dataset {name} would be prepared first")

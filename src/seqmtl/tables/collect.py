@@ -279,7 +279,9 @@ def _compared(rows: Sequence[Row], spec: PartSpec, columns: Sequence[Column], ev
                 on[row.label] = evidence.on_rows(row.label, other.label, column)
             if other := against or baseline or (None if paper_asks else best):
                 over[row.label] = over_seeds(row.cells[column.key], other.cells[column.key], other.label)
-        over, on = _with_best(corrected(over), order), _with_best(corrected(on), order)
+        over, on = corrected(over), _with_best(corrected(on), order)
+        if not paper_asks:
+            over = _with_best(over, order)
         for label, row in made.items():
             if column.key in row.cells:
                 cell = replace(row.cells[column.key], seeds_test=over.get(label), rows_test=on.get(label))

@@ -1,6 +1,6 @@
 """What a table says: numbers and where they come from, nothing of how they are shown.
 
-`collect.py` fills it from finished runs; `markdown.py`, `csv.py`, `latex.py` and `html.py` show it; `table.json` is all of it.
+`collect.py` fills it from finished runs; `markdown.py`, `csv_file.py`, `latex.py` and `html.py` show it; `table.json` is all of it.
 """
 
 from __future__ import annotations

@@ -6,19 +6,19 @@ these test rows; a test on the rows asks whether these trainings would on other 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from seqmtl.statistics.auc import Difference, delong
+from seqmtl.statistics.auc import delong
+from seqmtl.statistics.difference import Difference
 from seqmtl.statistics.logloss import logloss_difference
 from seqmtl.statistics.multiple import holm
 from seqmtl.statistics.seeds import paired_t
 from seqmtl.tables.content import Cell, Column, Comparison
-
-LEAST_SEEDS = 3  # below, a t-test says next to nothing, and its p-values would be taken for more than that
 
 Scores = NDArray[np.float32]  # (N,) log-odds of one task
 
@@ -44,18 +44,12 @@ class Evidence:
         if test is None or not ours or not theirs:
             return Comparison(other, None, None, None, None, "", "no predictions to compare")
         found = test([*ours.values()], [*theirs.values()], self.y(column), self.clusters)
-        return _comparison(other, found, "" if found.p is not None else "the test rows have one class only")
+        return _comparison(other, found)
 
 
 def over_seeds(cell: Cell, other: Cell, label: str) -> Comparison:
     """A cell against that of row `label`: paired samples t-test over the seeds that both have."""
-    ours, theirs = _known(cell), _known(other)
-    common = ours.keys() & theirs.keys()
-    if len(common) < LEAST_SEEDS:
-        difference = None if cell.mean is None or other.mean is None else cell.mean - other.mean
-        said = f"{len(common)} common seed{'s' * (len(common) != 1)}; a t-test wants {LEAST_SEEDS} or more"
-        return Comparison(label, difference, None, None, None, "", said)
-    return _comparison(label, paired_t(ours, theirs))
+    return _comparison(label, paired_t(cell.values, other.values))
 
 
 def corrected(found: Mapping[str, Comparison]) -> dict[str, Comparison]:
@@ -66,9 +60,6 @@ def corrected(found: Mapping[str, Comparison]) -> dict[str, Comparison]:
     return {label: replace(one, adjusted=p) for (label, one), p in zip(found.items(), adjusted, strict=True)}
 
 
-def _known(cell: Cell) -> dict[int, float]:
-    return {seed: value for seed, value in cell.values.items() if value is not None}
-
-
-def _comparison(label: str, found: Difference, note: str = "") -> Comparison:
-    return Comparison(label, found.value, found.interval, found.p, None, found.method, note)
+def _comparison(label: str, found: Difference) -> Comparison:
+    value = found.value if math.isfinite(found.value) else None
+    return Comparison(label, value, found.interval, found.p, None, found.method, found.note)

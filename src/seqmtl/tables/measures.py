@@ -10,8 +10,7 @@ from seqmtl.data.prepared import open_dataset
 from seqmtl.errors import SeqmtlError
 from seqmtl.tables import replay as replays
 from seqmtl.tables.collect import Jobs, clusters_of, finished, first_config, one_version, run_of, run_of_row
-from seqmtl.tables.content import Cell, Column, Comparison, Part, Published, Row
-from seqmtl.tables.occurrences import occurrences
+from seqmtl.tables.content import Cell, Comparison, Part, Published, Row
 from seqmtl.tables.predictions import labels, logits, oracle
 from seqmtl.tables.spec import PartSpec
 
@@ -54,6 +53,8 @@ def _part(spec: PartSpec, dataset: str, config: Mapping[str, Any], rows: list[Ro
 
 def _category_in_histories(spec: PartSpec, dataset: str, config: Mapping[str, Any], jobs: Jobs) -> Part:
     """DTRN's Table 1: rows are histories, columns tasks."""
+    from seqmtl.tables.occurrences import occurrences
+
     directory, meta = open_dataset(config)
     histories = {name: options["max_len"] for name, options in config["dataset"]["histories"].items()}
     lacking = [row.label for row in spec.rows if row.label not in histories]
@@ -84,19 +85,19 @@ def _replay(spec: PartSpec, dataset: str, config: Mapping[str, Any], jobs: Jobs)
     rows = []
     for name, pair in replays.pairs(spec.options, list(jobs)).items():
         runs = tuple(run_of_row(seed, job, version) for label in pair for seed, job in jobs.get(label, {}).items())
-        cells = {c.key: _gain(c, pair[1], found.get(name, {}).get(c.key), printed.get(name, {}).get(c.key)) for c in spec.columns}
+        cells = {c.key: _gain(pair[1], found.get(name, {}).get(c.key), printed.get(name, {}).get(c.key)) for c in spec.columns}
         rows.append(Row(label=name, cells=cells, runs=runs))
     return _part(spec, dataset, config, rows, clusters_of(truth, config["dataset"]["user"]))
 
 
-def _gain(column: Column, other: str, found: replays.Replay | None, printed: float | None) -> Cell:
-    published = None if printed is None else Published(printed)
-    if found is None:
+def _gain(other: str, found: replays.Replay | None, printed: float | None) -> Cell:
+    """In percent, as they are printed."""
+    published = None if printed is None else Published(100 * printed)
+    if found is None or found.gain is None:
         return Cell(published=published)
-    method = "paired bootstrap over users"
-    note = "" if found.p is not None else "no conversion among the rows that the other one takes"
-    test = Comparison(other, found.gain, found.interval, found.p, None, method, note)
-    return Cell(mean=found.gain, published=published, rows_test=test)
+    interval = None if found.interval is None else (100 * found.interval[0], 100 * found.interval[1])
+    test = Comparison(other, 100 * found.gain, interval, found.p, None, "paired bootstrap over users")
+    return Cell(mean=100 * found.gain, published=published, rows_test=test)
 
 
 MEASURES: dict[str, Measure] = {"category_in_histories": _category_in_histories, "replay": _replay}

@@ -22,8 +22,8 @@
 
 A part may have `overrides` and `rows` of its own, which are added to the table's (a row that is null there is left out), and a row
 `against: LABEL` where it is compared with that row and not with the best one. Where a dataset needs words of its own, as a smaller
-batch on simulated data, `datasets` is a mapping: {tenrec_sim: [batch_size=256], tenrec: []}. A part whose rows are no runs says
-what they are: `measure`, with `options`.
+batch on simulated data, `datasets` is a mapping: {tenrec_sim: [batch_size=256], tenrec: []}. A part whose numbers are no
+metrics of runs says what they are: `measure` (measures.py), with `options`.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class PartSpec:
         overrides: of every run of the part, the table's first; `on` adds those of one dataset.
         of_dataset: {dataset: overrides of the runs on it}.
         columns: empty where all tasks of the dataset are shown, AUC and LogLoss.
-        measure: what the rows are where they are no runs; empty: they are.
+        measure: what is measured (measures.py); empty: the metrics of the runs.
         options: of the measure.
     """
 
