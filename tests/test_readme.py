@@ -30,7 +30,7 @@ def test_every_group_file_has_its_own_name() -> None:
         parts = path.relative_to(ROOT / "conf").parts
         if (
             len(parts) == 1
-            or parts[0] in ("experiment", "preset", "dtrn_trunk", "table")
+            or parts[0] in ("experiment", "preset", "dtrn_trunk", "table", "figure")
             or parts[:2] in (("loss", "paper"), ("loss", "trunk"))
         ):
             continue

@@ -64,7 +64,7 @@ def run(words: Sequence[str], folders: Sequence[Path]) -> int:
     with printed():
         from seqmtl.prepare.verb import run as prepare
 
-        prepared(rows, asked.words, folders, prepare)
+        prepared(rows[:1], asked.words, folders, prepare)  # all have the same dataset
         plan, jobs = composed_plan(rows, seeds, asked.words, folders)
         kept, notes = _allowed(spec, list(zip((one for one in wanted for _ in seeds), jobs, strict=True)))
         some = {id(planned) for _, planned in kept}
@@ -135,7 +135,7 @@ def _refuse_fixed(spec: FigureSpec, words: Sequence[str]) -> None:
 
 def _foresee(rows: Sequence[Sequence[str]], asked: Asked, seeds: Sequence[int], folders: Sequence[Path]) -> int:
     """What the command would do; the exit status is 1 if a job would be refused."""
-    first = {str(cfg.dataset.name) for cfg in unprepared(rows, asked.words, folders)}
+    first = {str(cfg.dataset.name) for cfg in unprepared(rows[:1], asked.words, folders)}
     plan, _ = composed_plan(rows, seeds, asked.words, folders)
     for name in sorted(first):
         print(f"dataset {name} would be prepared first")
@@ -166,6 +166,8 @@ def _allowed(spec: FigureSpec, pairs: Sequence[tuple[Wanted, Planned]]) -> tuple
             raise SeqmtlError(f"{spec.name} cannot have {wanted.label}: {planned.error}")
     for label, error in lacking.items():
         print(f"left out: {label}: {error}", file=sys.stderr)
+    if not kept:
+        raise SeqmtlError(f"{spec.name} has no run that can be had: {next(iter(lacking.values()))}")
     names = ", ".join(lacking)
     return kept, [f"Left out, as these data do not allow it: {names}."] if lacking else []
 

@@ -100,6 +100,10 @@ def test_a_point_that_is_refused(
     optional = {**CURVES, "panels": {"b": {**CURVES["panels"]["b"], "optional": True}}}  # type: ignore[index]
     (folders[1] / "figure" / "curve.yaml").write_text(yaml.safe_dump(optional))
 
+    nothing = "curve has no run that can be had: no task is named"
+    with pytest.raises(SeqmtlError, match=nothing):
+        figure.run(["curve", "dataset.tasks=[dislike]", *places], folders)
+
     def finishes(plan: Any) -> None:
         assert [planned.config["dataset"]["tasks"] for planned in plan.jobs] == [["click", "purchase"]]
         planned = plan.jobs[0]

@@ -183,7 +183,7 @@ def test_maps_of_interests_tell_how_long_the_histories_are(dataset: Path, with_h
         enough = (lengths > 3).sum()
         assert enough < 80
         assert f"{enough} test rows have more than 3 items, fewer than the 80 asked for" in note
-        assert f"down to {some['length'].min()} items" in note
+        assert f"down to {some['length'].min()} item" in note
         assert some["length"].min() >= np.sort(lengths)[-80]
     look(points, spec)
 

@@ -69,15 +69,17 @@ def draw(points: Points, spec: FigureSpec) -> Figure:
     cells = [(p, task) for p in shown for task in (_tasks(points, p) if by_task else [""])]
     columns = min(len(cells), 2 if len(cells) == COLUMNS else COLUMNS)
     figure, axes = drawing.panels(-(-len(cells) // columns), columns, spec.title, 4.2, 3.3)
+    every = points.frame["task"].unique(maintain_order=True).to_list()
     places = [here for row in axes for here in row]
     for here, (panel, task) in zip(places, cells, strict=False):
         some = points.frame.filter(panel=panel.name)
         if by_task:
             lines = [(row, some.filter(task=task, row=row)) for row in spec.rows]
         else:
-            lines = [(name, some.filter(task=name)) for name in _tasks(points, panel)]
-        for number, (label, line) in enumerate(lines):
-            _line(here, panel, line, label, number)
+            lines = [(name, some.filter(task=name)) for name in every]
+        for number, (label, line) in enumerate(lines):  # a task has the same colour in all panels
+            if len(line):
+                _line(here, panel, line, label, number)
         _axis(here, panel, some)
         here.set_title(task if by_task else panel.title, fontsize=9)
         here.set_ylabel("AUC")

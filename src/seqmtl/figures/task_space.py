@@ -102,12 +102,12 @@ def _interest_points(made: Made, inner: Inner, options: Mapping[str, Any]) -> Po
 
 
 def _lengths_note(chosen: NDArray[Any], enough: int, options: Mapping[str, Any]) -> str:
-    above, wanted = options["above"], options["rows"]
+    above, wanted, shortest = options["above"], options["rows"], int(chosen.min())
     if enough >= wanted:
         return f"{len(chosen):,} of the {enough:,} test rows with more than {above} items."
     return (
         f"{enough:,} test rows have more than {above} items, fewer than the {wanted:,} asked for; these are the {len(chosen):,}"
-        f" with the longest histories, down to {chosen.min()} items."
+        f" with the longest histories, down to {shortest} item{'s' * (shortest != 1)}."
     )
 
 
