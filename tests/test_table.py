@@ -7,16 +7,21 @@ from pathlib import Path
 import pytest
 
 from conftest import CONF
+from seqmtl.asked import Asked, read_words
 from seqmtl.errors import SeqmtlError
-from seqmtl.table import Asked, chosen_parts, parse, words_of
+from seqmtl.table import REFUSED, chosen_parts, words_of
 from seqmtl.tables.spec import read_table
 from test_cli import seqmtl
 
 
+def parse(words: list[str]) -> Asked:
+    return read_words("table", words, ("part",), REFUSED)
+
+
 def test_words_of_the_table_and_words_of_its_trainings() -> None:
     asked = parse(["aitm_table2", "dataset=aliccp", "seeds=3,1,1", "launcher=parallel", "trainer.max_epochs=2", "--dry-run"])
-    assert asked == Asked("aitm_table2", "", "aliccp", (3, 1), ("launcher=parallel", "trainer.max_epochs=2"), True)
-    assert parse(["t", "seeds=[1,2]", "dry_run=true"]) == Asked("t", "", "", (1, 2), (), True)
+    assert asked == Asked("aitm_table2", "aliccp", (3, 1), {}, ("launcher=parallel", "trainer.max_epochs=2"), True)
+    assert parse(["t", "seeds=[1,2]", "part=x", "dry_run=true"]) == Asked("t", "", (1, 2), {"part": "x"}, (), True)
 
 
 @pytest.mark.parametrize(

@@ -7,35 +7,24 @@ written as csv, and drawn from that.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 
-from seqmtl import preview, sweep
+from seqmtl import sweep
+from seqmtl.asked import Asked, foresee, read_words
 from seqmtl.board import printed
-from seqmtl.composing import composed, composed_plan, prepared, unprepared
+from seqmtl.composing import composed, composed_plan, prepared
 from seqmtl.data.meta import data_version
 from seqmtl.data.prepared import open_dataset
 from seqmtl.errors import SeqmtlError
-from seqmtl.estimate import estimate
 from seqmtl.figures.spec import FigureSpec, Wanted, read_figure
 from seqmtl.plan import Planned
 
 OPTION = "figure."
-
-
-class Asked(NamedTuple):
-    """What the words behind the verb say."""
-
-    name: str
-    dataset: str
-    seeds: tuple[int, ...]
-    options: Mapping[str, Any]
-    words: tuple[str, ...]
-    dry_run: bool
 
 
 def run(words: Sequence[str], folders: Sequence[Path]) -> int:
@@ -51,8 +40,9 @@ def run(words: Sequence[str], folders: Sequence[Path]) -> int:
     Raises:
         SeqmtlError: bad input, a run that failed, or a figure that its runs cannot give.
     """
-    asked = read_words(words)
-    spec = read_figure(asked.name, folders).with_options(asked.options)
+    asked = read_words("figure", words, own=(OPTION,))
+    options = {key.removeprefix(OPTION): _value(f"{key}={text}", text) for key, text in asked.own.items()}
+    spec = read_figure(asked.name, folders).with_options(options)
     spec = replace(spec, dataset=asked.dataset or spec.dataset)
     _refuse_fixed(spec, asked.words)
     wanted, seeds = spec.wanted(), asked.seeds or spec.seeds
@@ -60,7 +50,7 @@ def run(words: Sequence[str], folders: Sequence[Path]) -> int:
     if not spec.trains:
         return _without_training(spec, wanted, asked, folders)
     if asked.dry_run:
-        return _foresee(rows, asked, seeds, folders)
+        return foresee(rows, rows[:1], seeds, asked.words, folders)
     with printed():
         from seqmtl.prepare.verb import run as prepare
 
@@ -76,50 +66,11 @@ def run(words: Sequence[str], folders: Sequence[Path]) -> int:
     return 0
 
 
-def read_words(words: Sequence[str]) -> Asked:
-    """The name, what is the figure's own, and the overrides of all of its runs.
-
-    Raises:
-        SeqmtlError: there is no name, or a word that a figure cannot take.
-    """
-    flags = [word for word in words if word.startswith("-") and "=" not in word]
-    plain = [word for word in words if word not in flags]
-    if wrong := [flag for flag in flags if flag != "--dry-run"]:
-        raise SeqmtlError(f"a figure takes no {wrong[0]}; it runs its seeds by itself (seqmtl figure --help)")
-    if not plain or "=" in plain[0]:
-        raise SeqmtlError("which figure? seqmtl figure NAME; seqmtl figure --help names them")
-    own = {"dataset": "", "seeds": "", "dry_run": "false"}
-    options, left = {}, []
-    for word in plain[1:]:
-        key, equals, value = word.partition("=")
-        if not equals and not key.startswith("~"):
-            raise SeqmtlError(f"'{word}' is neither the figure's name nor key=value; one figure at a time")
-        if key == "seed":
-            raise SeqmtlError("a figure takes no seed=: seeds=1,2,3")
-        if key in own:
-            own[key] = value
-        elif key.startswith(OPTION):
-            options[key.removeprefix(OPTION)] = _value(word, value)
-        else:
-            left.append(word)
-    if own["dry_run"] not in ("true", "false"):
-        raise SeqmtlError(f"dry_run must be true or false, not {own['dry_run']!r}")
-    dry_run = bool(flags) or own["dry_run"] == "true"
-    return Asked(plain[0], own["dataset"], _seeds(own["seeds"]), options, tuple(left), dry_run)
-
-
 def _value(word: str, text: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as e:
         raise SeqmtlError(f"{word}: {text!r} cannot be read") from e
-
-
-def _seeds(text: str) -> tuple[int, ...]:
-    found = [seed.strip() for seed in text.strip("[]").split(",") if seed.strip()]
-    if not all(seed.isascii() and seed.isdecimal() for seed in found):
-        raise SeqmtlError(f"seeds must be whole numbers of at least 0: seeds=1,2,3, not seeds={text}")
-    return tuple(dict.fromkeys(map(int, found)))
 
 
 def _refuse_fixed(spec: FigureSpec, words: Sequence[str]) -> None:
@@ -131,23 +82,6 @@ def _refuse_fixed(spec: FigureSpec, words: Sequence[str]) -> None:
                 f"{panel.key} is what panel {panel.name} of {spec.name} changes, so it cannot be set; leave the word out, or the"
                 " panel: figure.panels=[…]"
             )
-
-
-def _foresee(rows: Sequence[Sequence[str]], asked: Asked, seeds: Sequence[int], folders: Sequence[Path]) -> int:
-    """What the command would do; the exit status is 1 if a job would be refused."""
-    first = {str(cfg.dataset.name) for cfg in unprepared(rows[:1], asked.words, folders)}
-    plan, _ = composed_plan(rows, seeds, asked.words, folders)
-    for name in sorted(first):
-        print(f"dataset {name} would be prepared first")
-    later = [planned for planned in plan.jobs if planned.config["dataset"]["name"] in first]
-    for planned in later:
-        print(f"{planned.label} on {planned.config['dataset']['name']}: new: start, when the data are there")
-    now = replace(plan, jobs=[planned for planned in plan.jobs if planned not in later])
-    status = preview.show(now) if now.jobs else 0
-    todo = [*later, *(planned for planned in now.jobs if planned.run is not None and not preview.finished(planned))]
-    if todo:
-        print(f"{len(todo)} to run: {estimate(todo, Path(todo[0].config['output_dir']))}")
-    return status
 
 
 def _allowed(spec: FigureSpec, pairs: Sequence[tuple[Wanted, Planned]]) -> tuple[list[tuple[Wanted, Planned]], list[str]]:

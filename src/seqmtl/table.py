@@ -10,17 +10,16 @@ import os
 import platform
 import shlex
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seqmtl import __version__, preview, sweep
+from seqmtl import __version__, sweep
+from seqmtl.asked import Asked, foresee, read_words
 from seqmtl.board import printed
-from seqmtl.composing import composed, composed_plan, prepared, unprepared
+from seqmtl.composing import composed, composed_plan, prepared
 from seqmtl.errors import SeqmtlError
-from seqmtl.estimate import estimate
 from seqmtl.plan import Plan, Planned
 from seqmtl.redact import hide
 from seqmtl.tables.spec import PartSpec, TableSpec, needs_runs, read_table
@@ -31,16 +30,7 @@ if TYPE_CHECKING:
 PACKAGES = ("torch", "lightning", "lightgbm", "numpy", "scipy")
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What the command line says. `words` go to every training."""
-
-    name: str
-    part: str
-    dataset: str
-    seeds: tuple[int, ...]
-    words: tuple[str, ...]
-    dry_run: bool
+REFUSED = dict.fromkeys(("model", "experiment"), "its rows name them; write a table of your own (docs/tables.md)")
 
 
 def run(words: Sequence[str], folders: Sequence[Path]) -> int:
@@ -53,14 +43,14 @@ def run(words: Sequence[str], folders: Sequence[Path]) -> int:
     Raises:
         SeqmtlError: bad input, in words.
     """
-    asked = parse(words)
+    asked = read_words("table", words, own=("part",), refused=REFUSED)
     spec = read_table(asked.name, folders)
     parts = chosen_parts(spec, asked)
     seeds = asked.seeds or spec.seeds
     rows = [words_of(part, dataset, row.overrides) for part, dataset in parts for row in part.rows if needs_runs(part)]
     any_run = [words_of(part, dataset, ()) for part, dataset in parts]
     if asked.dry_run:
-        return _foresee(rows, any_run, asked, seeds, folders)
+        return foresee(rows, any_run, seeds, asked.words, folders)
     from omegaconf import OmegaConf
 
     with printed():
@@ -75,54 +65,17 @@ def run(words: Sequence[str], folders: Sequence[Path]) -> int:
     return _write(table, plan, Path(configs[0]["output_dir"]).absolute())
 
 
-def parse(words: Sequence[str]) -> Asked:
-    """The words of the command line.
-
-    Raises:
-        SeqmtlError: no name, or a word that a table cannot take.
-    """
-    flags = [word for word in words if word.startswith("-") and "=" not in word]
-    plain = [word for word in words if word not in flags]
-    if wrong := [flag for flag in flags if flag != "--dry-run"]:
-        raise SeqmtlError(f"a table takes no {wrong[0]}; it runs its seeds by itself (seqmtl table --help)")
-    if not plain or "=" in plain[0]:
-        raise SeqmtlError("which table? seqmtl table NAME; seqmtl table --help names them")
-    own = {"part": "", "dataset": "", "seeds": "", "dry_run": "false"}
-    left = []
-    for word in plain[1:]:
-        key, equals, value = word.partition("=")
-        if not equals:
-            raise SeqmtlError(f"'{word}' is neither the table's name nor key=value; one table at a time")
-        if key in ("seed", "model", "experiment"):
-            hint = "seeds=1,2,3" if key == "seed" else "its rows name them; write a table of your own (docs/tables.md)"
-            raise SeqmtlError(f"a table takes no {key}=: {hint}")
-        if key in own:
-            own[key] = value
-        else:
-            left.append(word)
-    if own["dry_run"] not in ("true", "false"):
-        raise SeqmtlError(f"dry_run must be true or false, not {own['dry_run']!r}")
-    dry_run = bool(flags) or own["dry_run"] == "true"
-    return Asked(plain[0], own["part"], own["dataset"], _seeds(own["seeds"]), tuple(left), dry_run)
-
-
-def _seeds(text: str) -> tuple[int, ...]:
-    found = [seed.strip() for seed in text.strip("[]").split(",") if seed.strip()]
-    if not all(seed.isdecimal() for seed in found):
-        raise SeqmtlError(f"seeds must be whole numbers of at least 0: seeds=1,2,3, not seeds={text}")
-    return tuple(dict.fromkeys(int(seed) for seed in found))
-
-
 def chosen_parts(spec: TableSpec, asked: Asked) -> list[tuple[PartSpec, str]]:
     """The parts to make, each with its dataset.
 
     Raises:
         SeqmtlError: there is no such part, or the dataset is of none.
     """
+    name = asked.own.get("part", "")
     places = "; ".join(f"{part.name}: {', '.join(part.datasets)}" for part in spec.parts)
-    parts = [part for part in spec.parts if not asked.part or part.name == asked.part]
+    parts = [part for part in spec.parts if not name or part.name == name]
     if not parts:
-        raise SeqmtlError(f"table {spec.name} has no part '{asked.part}'; it has {places}")
+        raise SeqmtlError(f"table {spec.name} has no part '{name}'; it has {places}")
     if not asked.dataset:
         return [(part, part.datasets[0]) for part in parts]
     fitting = [part for part in parts if asked.dataset in part.datasets]
@@ -136,25 +89,6 @@ def chosen_parts(spec: TableSpec, asked: Asked) -> list[tuple[PartSpec, str]]:
 def words_of(part: PartSpec, dataset: str, overrides: Iterable[str]) -> list[str]:
     """What stands behind `seqmtl` for a row."""
     return [*part.on(dataset), *overrides]
-
-
-def _foresee(
-    rows: Sequence[list[str]], any_run: Sequence[list[str]], asked: Asked, seeds: Sequence[int], folders: Sequence[Path]
-) -> int:
-    """What the command would do; the exit status is 1 if a job would be refused."""
-    first = {str(cfg.dataset.name) for cfg in unprepared(any_run, asked.words, folders)}
-    plan, _ = composed_plan(rows, seeds, asked.words, folders)
-    for name in sorted(first):
-        print(f"dataset {name} would be prepared first")
-    later = [job for job in plan.jobs if job.config["dataset"]["name"] in first]
-    for job in later:
-        print(f"{job.label} on {job.config['dataset']['name']}: new: start, when the data are there")
-    now = replace(plan, jobs=[job for job in plan.jobs if job not in later])
-    status = preview.show(now) if now.jobs else 0
-    todo = [*later, *(job for job in now.jobs if job.run is not None and not preview.finished(job))]
-    if todo:
-        print(f"{len(todo)} to run: {estimate(todo, Path(todo[0].config['output_dir']))}")
-    return status
 
 
 def _parts(

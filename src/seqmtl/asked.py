@@ -1,0 +1,105 @@
+"""What `seqmtl table` and `seqmtl figure` have in common: a name, words of their own, words for every training, a look ahead."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from seqmtl import preview
+from seqmtl.composing import composed_plan, unprepared
+from seqmtl.errors import SeqmtlError
+from seqmtl.estimate import estimate
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command line says.
+
+    Args:
+        name: of the table or figure.
+        dataset: empty: the default.
+        seeds: empty: the default.
+        own: further keys of the verb that were given.
+        words: for every training.
+        dry_run: look ahead only.
+    """
+
+    name: str
+    dataset: str
+    seeds: tuple[int, ...]
+    own: Mapping[str, str]
+    words: tuple[str, ...]
+    dry_run: bool
+
+
+def read_words(verb: str, words: Sequence[str], own: Iterable[str] = (), refused: Mapping[str, str] | None = None) -> Asked:
+    """The words behind a verb.
+
+    Args:
+        verb: table or figure.
+        own: further keys that the verb reads itself; `a.` stands for all below it.
+        refused: {key: what to say instead}.
+
+    Raises:
+        SeqmtlError: there is no name, or a word that the verb cannot take.
+    """
+    flags = [word for word in words if word.startswith("-") and "=" not in word]
+    plain = [word for word in words if word not in flags]
+    if wrong := [flag for flag in flags if flag != "--dry-run"]:
+        raise SeqmtlError(f"a {verb} takes no {wrong[0]}; it runs its seeds by itself (seqmtl {verb} --help)")
+    if not plain or "=" in plain[0]:
+        raise SeqmtlError(f"which {verb}? seqmtl {verb} NAME; seqmtl {verb} --help names them")
+    hints = {"seed": "seeds=1,2,3", **(refused or {})}
+    found, left = {"dataset": "", "seeds": "", "dry_run": "false"}, []
+    for word in plain[1:]:
+        key, equals, value = word.partition("=")
+        if not equals and not key.startswith("~"):
+            raise SeqmtlError(f"'{word}' is neither the {verb}'s name nor key=value; one {verb} at a time")
+        if key in hints:
+            raise SeqmtlError(f"a {verb} takes no {key}=: {hints[key]}")
+        if key in found or any(key == mine or (mine.endswith(".") and key.startswith(mine)) for mine in own):
+            found[key] = value
+        else:
+            left.append(word)
+    dataset, seeds, dry_run = found.pop("dataset"), found.pop("seeds"), found.pop("dry_run")
+    if dry_run not in ("true", "false"):
+        raise SeqmtlError(f"dry_run must be true or false, not {dry_run!r}")
+    return Asked(plain[0], dataset, _seeds(seeds), found, tuple(left), bool(flags) or dry_run == "true")
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    found = [seed.strip() for seed in text.strip("[]").split(",") if seed.strip()]
+    if not all(seed.isascii() and seed.isdecimal() for seed in found):
+        raise SeqmtlError(f"seeds must be whole numbers of at least 0: seeds=1,2,3, not seeds={text}")
+    return tuple(dict.fromkeys(map(int, found)))
+
+
+def foresee(
+    rows: Sequence[Sequence[str]],
+    of_datasets: Sequence[Sequence[str]],
+    seeds: Sequence[int],
+    words: Sequence[str],
+    folders: Sequence[Path],
+) -> int:
+    """Print what would be prepared and run, and how long it may take; the exit status is 1 if a job would be refused.
+
+    Args:
+        rows: overrides of each run, less its seed.
+        of_datasets: overrides that name each dataset once.
+        words: of the user.
+        folders: conf folders, seqmtl's own first.
+    """
+    first = {str(cfg.dataset.name) for cfg in unprepared(of_datasets, words, folders)}
+    plan, _ = composed_plan(rows, seeds, words, folders)
+    for name in sorted(first):
+        print(f"dataset {name} would be prepared first")
+    later = [job for job in plan.jobs if job.config["dataset"]["name"] in first]
+    for job in later:
+        print(f"{job.label} on {job.config['dataset']['name']}: new: start, when the data are there")
+    now = replace(plan, jobs=[job for job in plan.jobs if job not in later])
+    status = preview.show(now) if now.jobs else 0
+    todo = [*later, *(job for job in now.jobs if job.run is not None and not preview.finished(job))]
+    if todo:
+        print(f"{len(todo)} to run: {estimate(todo, Path(todo[0].config['output_dir']))}")
+    return status
