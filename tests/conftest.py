@@ -121,3 +121,39 @@ def plan(tmp_path: Path, dataset: Path, compose: Any, mlflow_database: Path) -> 
         return run_dir
 
     return make
+
+
+@pytest.fixture
+def chain(dataset: Path) -> Path:
+    """The tiny dataset gets a step between its two: half of the clicks, and all purchases."""
+    for shard in sorted(dataset.glob("*/*.parquet")):
+        frame = pl.read_parquet(shard)
+        frame = frame.with_columns(cart=(pl.col("purchase") | (pl.col("click") & (pl.col("_row") % 2).cast(pl.Int8))))
+        frame.write_parquet(shard)
+    meta = json.loads((dataset / "meta.json").read_text())
+    meta["parents"] = {"click": None, "cart": "click", "purchase": "cart"}
+    (dataset / "meta.json").write_text(json.dumps(meta))
+    return dataset
+
+
+@pytest.fixture
+def finished(tmp_path: Path, compose: Any) -> Any:
+    """finished(dataset, "model=aitm", …) → a run directory of fresh weights."""
+    from figure_cases import finish
+
+    def make(dataset: Path, *overrides: str, name: str = "run") -> Path:
+        config = compose("trainer.threads=1", "trainer.progress=none", *overrides) | {
+            "data_dir": str(dataset.parent),
+            "output_dir": str(tmp_path),
+        }
+        return finish(config, tmp_path / name)
+
+    return make
+
+
+@pytest.fixture
+def inner(finished: Any) -> Any:
+    """inner(dataset, "model=aitm", …) → such a run, loaded to look inside."""
+    from seqmtl.figures.inner import Inner
+
+    return lambda dataset, *overrides: Inner(finished(dataset, *overrides))

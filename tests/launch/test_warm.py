@@ -124,15 +124,17 @@ def test_nothing_is_left_when_the_sweep_is_killed(plan: Any, tmp_path: Path) -> 
         f"local.run([Job(Path(p), threads=1) for p in {[str(job) for job in jobs]!r}], '', Quiet(), at_once=2)"
     )
     sweep = subprocess.Popen([sys.executable, "-c", program], env=environment())
-    deadline = time.monotonic() + 300
-    while not all((job / "job.log").exists() for job in jobs) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    pids = [json.loads((job / "status.json").read_text())["pid"] for job in jobs]
-    assert all(alive(pid) for pid in pids)
-    titles = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids]
+    try:
+        deadline = time.monotonic() + 300
+        while not all((job / "job.log").exists() for job in jobs) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        pids = [json.loads((job / "status.json").read_text())["pid"] for job in jobs]
+        assert all(alive(pid) for pid in pids)
+        titles = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids]
+    finally:
+        sweep.kill()
+        sweep.wait()
     assert all(str(job).encode() in title for job, title in zip(jobs, titles, strict=True)), "ps tells which job it is"
-    sweep.kill()
-    sweep.wait()
     deadline = time.monotonic() + 30
     while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.05)

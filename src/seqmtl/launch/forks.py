@@ -75,6 +75,8 @@ def _become(request: Request) -> int:
     from setproctitle import setproctitle
 
     os.setpgid(0, 0)
+    sys.argv = [JOB, *request["words"]]
+    setproctitle(" ".join([sys.executable, "-m", *sys.argv]))  # before the environment is changed: it writes over the old one
     console = os.open(request["console"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     nothing = os.open(os.devnull, os.O_RDONLY)
     for mine, its in ((nothing, 0), (console, 1), (console, 2)):
@@ -83,8 +85,6 @@ def _become(request: Request) -> int:
     os.environ.update({**request["environment"], PARENT: str(request["parent"])})
     if threads := os.environ.get("OMP_NUM_THREADS"):
         torch.set_num_threads(int(threads))  # the environment was read when torch was imported
-    sys.argv = [JOB, *request["words"]]
-    setproctitle(" ".join([sys.executable, "-m", *sys.argv]))
     status: int = sys.modules[JOB].main()
     return status
 
