@@ -10,6 +10,8 @@ from seqmtl import preview
 from seqmtl.composing import composed_plan, unprepared
 from seqmtl.errors import SeqmtlError
 from seqmtl.estimate import estimate
+from seqmtl.plan import Planned
+from seqmtl.runs import config_hash
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,8 @@ def foresee(
     seeds: Sequence[int],
     words: Sequence[str],
     folders: Sequence[Path],
+    labels: Sequence[str] = (),
+    optional: Sequence[bool] = (),
 ) -> int:
     """Print what would be prepared and run, and how long it may take; the exit status is 1 if a job would be refused.
 
@@ -89,17 +93,56 @@ def foresee(
         of_datasets: overrides that name each dataset once.
         words: of the user.
         folders: conf folders, seqmtl's own first.
+        labels: what each row is called; none: its jobs are named alone.
+        optional: whether a row may be left out where its jobs cannot run; none: no row may.
     """
     first = {str(cfg.dataset.name) for cfg in unprepared(of_datasets, words, folders)}
-    plan, _ = composed_plan(rows, seeds, words, folders)
+    plan, jobs = composed_plan(rows, seeds, words, folders)
+    names: dict[int, dict[str, None]] = {}
+    needed: set[int] = set()
+    same: dict[tuple[str, int], Planned] = {}
+    for i, job in enumerate(jobs):  # that cannot run yet has no directory by which the plan would know it again
+        once = same.setdefault((config_hash(job.config), job.config["seed"]), job) if job.run is None else job
+        row = i // len(seeds)
+        names.setdefault(id(once), {}).update(dict.fromkeys(labels[row : row + 1]))
+        if not (optional and optional[row]):
+            needed.add(id(once))
+    said = {place: f"{', '.join(of_job)}: " if of_job else "" for place, of_job in names.items()}
+    once_each = [job for job in plan.jobs if id(job) in names]
     for name in sorted(first):
         print(f"dataset {name} would be prepared first")
-    later = [job for job in plan.jobs if job.config["dataset"]["name"] in first]
+    later = [job for job in once_each if job.config["dataset"]["name"] in first]
     for job in later:
-        print(f"{job.label} on {job.config['dataset']['name']}: new: start, when the data are there")
-    now = replace(plan, jobs=[job for job in plan.jobs if job not in later])
-    status = preview.show(now) if now.jobs else 0
-    todo = [*later, *(job for job in now.jobs if job.run is not None and not preview.finished(job))]
+        perhaps = "" if id(job) in needed else " and allow it"
+        print(f"{said[id(job)]}{job.label} on {job.config['dataset']['name']}: new: start, when the data are there{perhaps}")
+    late = {id(job) for job in later}
+    now = replace(plan, jobs=[job for job in once_each if id(job) not in late])
+    now.repeated += len(plan.jobs) - len(once_each)
+    status = preview.show(now, said, {id(job) for job in now.jobs} - needed) if now.jobs else 0
+    todo = [*(job for job in later if id(job) in needed), *(j for j in now.jobs if j.run is not None and not preview.finished(j))]
     if todo:
         print(f"{len(todo)} to run: {estimate(todo, Path(todo[0].config['output_dir']))}")
+    if perhaps_more := len(later) - sum(id(job) in needed for job in later):
+        print(f"up to {perhaps_more} more, if the data allow them")
     return status
+
+
+def to_mlflow(verb: str, name: str, dataset: str, files: Sequence[Path], output_dir: Path) -> None:
+    """Log what a verb made as a run of the experiment `tables` or `figures`, known again by its csv: all other files tell the time.
+
+    It is made again from its runs in a moment: where MLflow is away nothing has to be kept for later.
+
+    Args:
+        verb: table or figure.
+        name: of the table or figure.
+        dataset: the datasets that it was made on, with commas.
+        files: that it wrote; one is a csv.
+    """
+    from seqmtl.mlflow_store import Store
+    from seqmtl.tracking import git_commit
+
+    numbers = next(path for path in files if path.suffix == ".csv").read_bytes()
+    try:
+        Store(output_dir).put_files(f"{verb}s", name, {verb: name, "dataset": dataset, "git_commit": git_commit()}, numbers, files)
+    except SeqmtlError as e:
+        print(f"the {verb} is not in MLflow: {e}; the same command tries again")

@@ -161,9 +161,17 @@ def _of_config_dir(word: str, before: str) -> bool:
 
 
 def _config_dirs(argv: list[str]) -> list[Path]:
-    """The user's own folders: --config-dir X, --config-dir=X or -cd X."""
+    """The user's own folders: --config-dir X, --config-dir=X or -cd X.
+
+    Raises:
+        SeqmtlError: one is no folder.
+    """
     given = [b for a, b in itertools.pairwise(argv) if a in CONFIG_DIR]
-    return [Path(x) for x in given + [a.partition("=")[2] for a in argv if a.startswith("--config-dir=")]]
+    folders = [Path(x) for x in given + [a.partition("=")[2] for a in argv if a.startswith("--config-dir=")]]
+    for folder in folders:
+        if not folder.is_dir():
+            raise SeqmtlError(f"--config-dir {folder}: there is no such folder")
+    return folders
 
 
 def _say(error: BaseException) -> None:

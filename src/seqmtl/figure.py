@@ -15,12 +15,13 @@ from typing import Any
 import yaml
 
 from seqmtl import sweep
-from seqmtl.asked import Asked, foresee, read_words
+from seqmtl.asked import Asked, foresee, read_words, to_mlflow
 from seqmtl.board import printed
 from seqmtl.composing import composed, composed_plan, prepared
 from seqmtl.data.meta import data_version
 from seqmtl.data.prepared import open_dataset
 from seqmtl.errors import SeqmtlError
+from seqmtl.figures.needs import NEEDS
 from seqmtl.figures.spec import FigureSpec, Wanted, read_figure
 from seqmtl.plan import Planned
 
@@ -45,12 +46,15 @@ def run(words: Sequence[str], folders: Sequence[Path]) -> int:
     spec = read_figure(asked.name, folders).with_options(options)
     spec = replace(spec, dataset=asked.dataset or spec.dataset)
     _refuse_fixed(spec, asked.words)
+    if NEEDS[spec.draw].one and len(asked.seeds) > 1:
+        raise SeqmtlError(f"{spec.name} shows one model of one seed: seeds={asked.seeds[0]}")
     wanted, seeds = spec.wanted(), asked.seeds or spec.seeds
     rows = [one.overrides for one in wanted]
     if not spec.trains:
         return _without_training(spec, wanted, asked, folders)
     if asked.dry_run:
-        return foresee(rows, rows[:1], seeds, asked.words, folders)
+        labels, optional = [one.label for one in wanted], [one.optional for one in wanted]
+        return foresee(rows, rows[:1], seeds, asked.words, folders, labels, optional)
     with printed():
         from seqmtl.prepare.verb import run as prepare
 
@@ -60,9 +64,9 @@ def run(words: Sequence[str], folders: Sequence[Path]) -> int:
         some = {id(planned) for _, planned in kept}
         plan = replace(plan, jobs=[planned for planned in plan.jobs if id(planned) in some])
         sweep.complete(plan)
+    sweep.send_rest(plan.jobs)
     _refuse_unfinished(spec, kept)
     _make(spec, kept, notes)
-    sweep.send_rest(plan.jobs)
     return 0
 
 
@@ -139,14 +143,14 @@ def _make(spec: FigureSpec, runs: Sequence[tuple[Wanted, Planned]], notes: Seque
     from seqmtl.figures.points import Points, points_from_csv
     from seqmtl.figures.runs import Made
 
-    if spec.draw not in KINDS:
-        raise SeqmtlError(f"the figure {spec.name} says draw: {spec.draw}, which is none of {', '.join(KINDS)}")
     kind = KINDS[spec.draw]
     made = [Made(wanted, int(planned.config["seed"]), planned.config, planned.run) for wanted, planned in runs]
     found = kind.points(made, spec)
     points = points_from_csv(Points(found.frame, (*found.notes, *notes)).to_csv())
-    folder = Path(made[0].config["output_dir"]).absolute() / "figures" / spec.name
+    output_dir = Path(made[0].config["output_dir"]).absolute()
+    folder = output_dir / "figures" / spec.name
     paths = drawing.write(folder, spec.name, points, kind.draw(points, spec))
     for note in points.notes:
         print(note)
+    to_mlflow("figure", spec.name, str(made[0].config["dataset"]["name"]), paths, output_dir)
     print(f"the figure lies in {folder}: {', '.join(path.name for path in paths)}")

@@ -41,7 +41,9 @@ USAGE = {
     "figure": """
         seqmtl figure runs what a paper's figure needs and is not there yet, then draws it: png, svg, and the points as csv.
 
-          seqmtl figure NAME [dataset=NAME] [seeds=1,2,3,4,5] [--dry-run] [overrides]
+          seqmtl figure NAME [dataset=NAME] [seeds=1,2,3,4,5] [figure.OPTION=...] [--dry-run] [overrides]
+
+        figure.OPTION is one of the options in its YAML: figure.rows=100; figure.panels=[a,c] makes some of its panels.
     """,
 }
 CHOSEN_BY_OTHERS = ("preset", "preset/trunk", "loss/paper", "loss/trunk", "dtrn_trunk", "table")  # by experiment, model, verb
@@ -76,8 +78,11 @@ def _names(verb: str, folders: list[Path]) -> str:
     titles = {}
     for folder in folders:
         for path in sorted((folder / verb).glob("*.yaml")):
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-            titles[path.stem] = str(content.get("title", "")) if isinstance(content, dict) else ""
+            try:
+                content = yaml.safe_load(path.read_text(encoding="utf-8"))
+                titles[path.stem] = str(content.get("title", "")) if isinstance(content, dict) else ""
+            except (OSError, ValueError, yaml.YAMLError) as e:  # the others are there all the same
+                titles[path.stem] = f"{path} cannot be read: {' '.join(str(e).split())}"
     width = max(map(len, titles), default=0)
     return "\n".join([textwrap.dedent(USAGE[verb]).strip(), "", *(f"  {name:<{width}}  {title}" for name, title in titles.items())])
 

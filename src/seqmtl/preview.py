@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,26 @@ from seqmtl.plan import Plan, Planned
 from seqmtl.runs import Run
 
 
-def show(plan: Plan) -> int:
-    """Print label, state, consequence and directory of each job; the exit status is 1 if one would be refused."""
+def show(plan: Plan, before: Mapping[int, str] | None = None, optional: Collection[int] = ()) -> int:
+    """Print label, state, consequence and directory of each job; the exit status is 1 if one would be refused.
+
+    Args:
+        before: what stands before the label of a job, by its id().
+        optional: the id() of each job that would be left out, not refused, if it cannot run; but one job must be left.
+    """
     verdicts: Counter[str] = Counter()
     for planned in plan.jobs:
         state, verdict, why = _foresee(planned, plan.sweep)
+        if verdict == "refused" and planned.error and id(planned) in optional:
+            verdict = "leave out"
         verdicts[verdict] += 1
-        print(f"{planned.label}: {state}: {verdict}{f', {why}' if why else ''}")
+        print(f"{(before or {}).get(id(planned), '')}{planned.label}: {state}: {verdict}{f', {why}' if why else ''}")
         if planned.run is not None:
             print(f"    {planned.run.path}")
     more = f"; {plan.repeated} left out, the same as one of these" if plan.repeated else ""
     counts = ", ".join(f"{n} to {verdict}" if verdict != "refused" else f"{n} refused" for verdict, n in verdicts.items())
     print(f"{len(plan.jobs)} job{'s' * (len(plan.jobs) != 1)}: {counts}{more}; nothing was run (dry_run=true)")
-    return 1 if verdicts["refused"] else 0
+    return 1 if verdicts["refused"] or verdicts["leave out"] == len(plan.jobs) else 0
 
 
 def finished(planned: Planned) -> bool:

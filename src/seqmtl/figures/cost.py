@@ -12,11 +12,10 @@ from matplotlib.figure import Figure
 from seqmtl.data.prepared import open_dataset
 from seqmtl.errors import SeqmtlError
 from seqmtl.figures import drawing
+from seqmtl.figures.needs import MEASURED
 from seqmtl.figures.points import Points
 from seqmtl.figures.runs import Made
 from seqmtl.figures.spec import FigureSpec
-
-MEASURED = ("epoch_seconds", "test_seconds", "params_mb")
 
 
 def points(runs: Sequence[Made], spec: FigureSpec) -> Points:

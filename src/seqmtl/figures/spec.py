@@ -4,8 +4,8 @@ title: AITM (KDD 2021), Figure 5
 paper: aitm                          # key of papers.PAPERS
 where: Figure 5
 about: what the paper shows, what it leaves open, what was decided
-draw: curves                         # one of kinds.KINDS
-dataset: finance_sim                 # unless dataset=NAME says another
+draw: curves                         # one of needs.NEEDS
+datasets: [finance_sim, aliccp]      # that it may be made on; the first unless dataset=NAME says another
 seeds: [1, 2, 3, 4, 5]
 trains: true                         # false: the runs are only composed, for what their configs say
 overrides: [experiment=aitm]         # of every run
@@ -15,11 +15,14 @@ panels:                              # each row at each point of each panel; wit
   a: {title: (a), axis: d, key: model.dim, values: [1, 5, 10], scale: log}
   c: {title: (c), axis: λ, key: dataset.downsample.rate, values: [0.01], natural: activation, optional: true}
   d: {title: (d), points: {all: [], activation: [model=single_task, "dataset.tasks=[activation]"]}, tasks: [activation]}
-options: {positives: 500}            # changed by figure.positives=100
+options: {}                          # of its kind, as positives: 500, which figure.positives=100 changes
+
+Where a dataset needs words of its own, `datasets` is a mapping: {tenrec_sim: [batch_size=256], tenrec: []}.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,7 +30,9 @@ from typing import Any
 
 import yaml
 
+from seqmtl.entries import datasets, different, mapping, refuse_unknown, seeds, strings, text, truth
 from seqmtl.errors import SeqmtlError
+from seqmtl.figures.needs import NEEDS, check_draw, check_options
 
 NATURAL = "natural"  # the point of a panel of shares at which nothing is left out
 KNOWN = {
@@ -125,13 +130,16 @@ class FigureSpec:
             if key == "panels" and self.panels:
                 panels = self._chosen(value if isinstance(value, list) else [value])
                 continue
-            if key not in self.options:
-                known = [*self.options, *(["panels"] if self.panels else [])]
+            known = [*NEEDS[self.draw].known, *(["panels"] if self.panels else [])]
+            if key not in known:
                 raise SeqmtlError(f"{self.name} has no option figure.{key}; it has {', '.join(known) or 'none'}")
-            if not _same_kind(value, self.options[key]):
-                raise SeqmtlError(f"figure.{key} must be like {self.options[key]!r}, not {value!r}")
             options[key] = value
-        return replace(self, options=options, panels=panels)
+        changed = replace(self, options=options, panels=panels)
+        try:
+            check_options(changed, "figure.")
+        except ValueError as e:
+            raise SeqmtlError(str(e)) from e
+        return changed
 
     def _chosen(self, names: Sequence[Any]) -> tuple[Panel, ...]:
         unknown = [str(name) for name in names if name not in [panel.name for panel in self.panels]]
@@ -139,15 +147,6 @@ class FigureSpec:
             there = ", ".join(panel.name for panel in self.panels)
             raise SeqmtlError(f"{self.name} has no panel {', '.join(unknown)}; figure.panels chooses from {there}")
         return tuple(panel for panel in self.panels if panel.name in names)
-
-
-def _same_kind(value: Any, default: Any) -> bool:
-    if isinstance(default, bool) or isinstance(value, bool):
-        return isinstance(value, bool) and isinstance(default, bool)
-    if isinstance(default, int | float):
-        whole = isinstance(value, int) or (isinstance(default, float) and isinstance(value, float))
-        return whole and value >= 0
-    return isinstance(value, type(default))
 
 
 def figure_files(folders: Sequence[Path]) -> dict[str, Path]:
@@ -175,57 +174,69 @@ def read_figure(name: str, folders: Sequence[Path]) -> FigureSpec:
 
 
 def _figure(name: str, content: Mapping[str, Any]) -> FigureSpec:
-    _refuse_unknown(name, content, KNOWN)
-    rows = {str(label): tuple(overrides) for label, overrides in content["rows"].items()}
-    given = content["datasets"]
-    datasets = {name: tuple(given[name] or ()) if isinstance(given, Mapping) else () for name in given}
-    if not rows or not datasets:
-        raise ValueError("it has no rows, or no dataset")
-    return FigureSpec(
+    refuse_unknown(name, content, KNOWN)
+    rows = {label: strings(words, f"row {label}") for label, words in mapping(content["rows"], "rows").items()}
+    if not rows:
+        raise ValueError("it has no rows")
+    of_dataset = datasets(content["datasets"])
+    spec = FigureSpec(
         name=name,
-        title=content["title"],
-        paper=content.get("paper") or "",
-        where=content.get("where") or "",
-        about=" ".join((content.get("about") or "").split()),
-        draw=content["draw"],
-        dataset=next(iter(datasets)),
-        of_dataset=datasets,
-        seeds=tuple(content.get("seeds") or (1,)),
-        trains=content.get("trains", True),
-        overrides=tuple(content.get("overrides") or ()),
+        title=text(content["title"], "title"),
+        paper=text(content.get("paper"), "paper"),
+        where=text(content.get("where"), "where"),
+        about=text(content.get("about"), "about"),
+        draw=text(content["draw"], "draw"),
+        dataset=next(iter(of_dataset)),
+        of_dataset=of_dataset,
+        seeds=seeds(content.get("seeds"), (1,)),
+        trains=truth(content.get("trains"), "trains", True),
+        overrides=strings(content.get("overrides"), "overrides"),
         rows=rows,
-        panels=tuple(_panel(str(key), panel) for key, panel in (content.get("panels") or {}).items()),
-        options=content.get("options") or {},
+        panels=tuple(_panel(key, panel) for key, panel in mapping(content.get("panels"), "panels").items()),
+        options=mapping(content.get("options"), "options"),
     )
+    check_draw(spec)
+    return spec
 
 
 def _panel(name: str, given: Mapping[str, Any]) -> Panel:
-    _refuse_unknown(f"panel {name}", given, KNOWN_OF_PANEL)
-    points = {str(label): tuple(overrides) for label, overrides in (given.get("points") or {}).items()}
-    key, natural = given.get("key") or "", given.get("natural") or ""
+    what = f"panel {name}"
+    refuse_unknown(what, given, KNOWN_OF_PANEL)
+    key, natural = (text(given.get(one), f"{what}: {one}") for one in ("key", "natural"))
+    points = {label: strings(words, f"{what}: {label}") for label, words in mapping(given.get("points"), f"{what}: points").items()}
     if bool(points) == bool(key):
-        raise ValueError(f"panel {name} has either points, or a key and its values")
-    if key:
-        points = {f"{value:g}": (f"{key}={value}",) for value in given["values"]}
-    if natural:
-        points = {NATURAL: ("dataset.downsample=null",), **points}
+        raise ValueError(f"{what} has either points, or a key and its values")
     scale = given.get("scale") or ("linear" if key else "categories")
     if scale not in SCALES:
-        raise ValueError(f"panel {name}: scale must be one of {', '.join(SCALES)}, not {scale}")
+        raise ValueError(f"{what}: scale must be one of {', '.join(SCALES)}, not {scale}")
+    if key:
+        points = {str(value): (f"{key}={value}",) for value in _values(given["values"], what, scale)}
+    if natural:
+        points = {NATURAL: ("dataset.downsample=null",), **points}
     return Panel(
         name=name,
         points=points,
-        title=given.get("title") or "",
-        axis=given.get("axis") or key,
+        title=text(given.get("title"), f"{what}: title"),
+        axis=text(given.get("axis"), f"{what}: axis") or key,
         scale=scale,
         key=key,
         natural=natural,
-        optional=bool(given.get("optional")),
-        tasks=tuple(given.get("tasks") or ()),
+        optional=truth(given.get("optional"), f"{what}: optional"),
+        tasks=different(given.get("tasks"), f"{what}: tasks"),
     )
 
 
-def _refuse_unknown(what: str, given: Mapping[str, Any], known: set[str]) -> None:
-    unknown = sorted(set(given) - known)
-    if unknown:
-        raise ValueError(f"{what} has {', '.join(unknown)}, which nothing reads; it may have {', '.join(sorted(known))}")
+def _values(given: Any, what: str, scale: str) -> list[float]:
+    """Of a panel's key, where its points stand.
+
+    Raises:
+        ValueError: they are no different numbers, or the scale has no place for one.
+    """
+    values = given if isinstance(given, list) else []
+    if not values or not all(isinstance(one, int | float) and not isinstance(one, bool) and math.isfinite(one) for one in values):
+        raise ValueError(f"{what}: values must be numbers, [1, 0.5, 1.0e-4] (YAML reads 1e-4 as text), not {given!r}")
+    if len(set(values)) < len(values):
+        raise ValueError(f"{what}: values must be different, not {given!r}")
+    if scale == "log" and min(values) <= 0:
+        raise ValueError(f"{what}: a log scale has no place for {min(values)}")
+    return values

@@ -36,10 +36,15 @@ from typing import Any
 
 import yaml
 
+from seqmtl.entries import datasets, different, mapping, refuse_unknown, seeds, strings, text, truth
 from seqmtl.errors import SeqmtlError
 from seqmtl.tables.content import Column, Published
 
 METRICS = {"auc": ("AUC", 1), "logloss": ("LogLoss", -1)}
+OF_MEASURE = {  # the metrics of its columns, and its options
+    "category_in_histories": ({"occurrences"}, {"field"}),
+    "replay": ({"gain", "gain_seen"}, {"pairs", "published", "share", "repeats", "seed"}),
+}
 PRINTED = re.compile(r"(-?\d*\.?\d+)%?(?:\s*±\s*(\d*\.?\d+))?\s*(\*{0,2})")
 
 
@@ -122,72 +127,133 @@ def read_table(name: str, folders: Sequence[Path]) -> TableSpec:
         raise SeqmtlError(f"{found[name]} cannot be read: {e}") from e
     try:
         return _table(name, content)
-    except (KeyError, TypeError, ValueError, AttributeError) as e:
+    except (SeqmtlError, KeyError, TypeError, ValueError, AttributeError) as e:
         raise SeqmtlError(f"{found[name]} is no table: {type(e).__name__}: {e}") from e
 
 
 def _table(name: str, content: Mapping[str, Any]) -> TableSpec:
-    _refuse_unknown(name, content, {"title", "paper", "where", "about", "seeds", "overrides", "rows", "parts"})
-    rows, overrides = content.get("rows") or {}, content.get("overrides") or []
-    parts = tuple(_part(part, rows, overrides, given) for part, given in content["parts"].items())
+    refuse_unknown(name, content, {"title", "paper", "where", "about", "seeds", "overrides", "rows", "parts"})
+    rows, overrides = mapping(content.get("rows"), "rows"), strings(content.get("overrides"), "overrides")
+    parts = tuple(_part(part, rows, overrides, given) for part, given in mapping(content["parts"], "parts").items())
     if not parts:
         raise ValueError("it has no parts")
     return TableSpec(
         name=name,
-        title=content["title"],
-        paper=content.get("paper") or "",
-        where=content.get("where") or "",
-        about=" ".join((content.get("about") or "").split()),
-        seeds=tuple(content.get("seeds") or (1, 2, 3, 4, 5)),
+        title=text(content["title"], "title"),
+        paper=text(content.get("paper"), "paper"),
+        where=text(content.get("where"), "where"),
+        about=text(content.get("about"), "about"),
+        seeds=seeds(content.get("seeds"), (1, 2, 3, 4, 5)),
         parts=parts,
     )
 
 
 def _part(name: str, rows: Mapping[str, Any], overrides: Sequence[str], given: Mapping[str, Any]) -> PartSpec:
     known = {"datasets", "published_on", "overrides", "columns", "rows", "gain", "published", "remarks", "measure", "options"}
-    _refuse_unknown(f"part {name}", given, known)
-    made = tuple(_row(label, row) for label, row in {**rows, **(given.get("rows") or {})}.items() if row is not None)
-    labels = [row.label for row in made]
-    columns = tuple(_column(column) for column in given.get("columns") or ())
-    datasets = given["datasets"] if isinstance(given["datasets"], Mapping) else dict.fromkeys(given["datasets"])
-    gain = given.get("gain") or {}
-    wrong = {gain["over"]} - set(labels) if gain else set()
-    wrong |= {row.against for row in made if row.against} - set(labels)
-    wrong |= set(given.get("published") or {}) - set(labels)
-    if wrong:
-        raise ValueError(f"part {name} names rows that it does not have: {', '.join(sorted(wrong))}")
-    elsewhere = sorted(set(given.get("published_on") or ()) - set(datasets))
-    if elsewhere:
-        raise ValueError(f"part {name} is published on {', '.join(elsewhere)}, which is none of its datasets")
-    if gain and gain["kind"] not in ("absolute", "relative"):
-        raise ValueError(f"part {name}: gain.kind must be absolute or relative, not {gain['kind']}")
-    published = {}
-    for label, values in (given.get("published") or {}).items():
-        if len(values) != len(columns):
-            raise ValueError(f"part {name}: row {label} has {len(values)} published values for {len(columns)} columns")
-        published[label] = tuple(printed(value) for value in values)
-    return PartSpec(
+    refuse_unknown(f"part {name}", given, known)
+    of_dataset = datasets(given["datasets"])
+    own = mapping(given.get("rows"), f"part {name}: rows")
+    made = tuple(_row(label, row) for label, row in {**rows, **own}.items() if row is not None)
+    if not made:
+        raise ValueError(f"part {name} has no rows")
+    gain = mapping(given.get("gain"), f"part {name}: gain")
+    if gain:
+        refuse_unknown(f"part {name}: gain", gain, {"over", "kind"})
+    part = PartSpec(
         name=name,
-        datasets=tuple(datasets),
-        published_on=tuple(given.get("published_on") or ()),
-        overrides=(*overrides, *(given.get("overrides") or ())),
-        columns=columns,
+        datasets=tuple(of_dataset),
+        published_on=different(given.get("published_on"), f"part {name}: published_on"),
+        overrides=(*overrides, *strings(given.get("overrides"), f"part {name}: overrides")),
+        columns=_columns(name, given.get("columns")),
         rows=made,
-        gain_over=gain.get("over", ""),
-        gain_kind=gain.get("kind", ""),
-        published=published,
-        remarks=tuple(" ".join(remark.split()) for remark in given.get("remarks") or ()),
-        measure=given.get("measure") or "",
-        options=given.get("options") or {},
-        of_dataset={dataset: tuple(words or ()) for dataset, words in datasets.items()},
+        gain_over=gain["over"] if gain else "",
+        gain_kind=gain["kind"] if gain else "",
+        published=_published(name, given.get("published")),
+        remarks=tuple(" ".join(remark.split()) for remark in strings(given.get("remarks"), f"part {name}: remarks")),
+        measure=text(given.get("measure"), f"part {name}: measure"),
+        options=mapping(given.get("options"), f"part {name}: options"),
+        of_dataset=of_dataset,
     )
+    _refuse_what_does_not_fit(part)
+    _check_measure(part)
+    return part
+
+
+def _refuse_what_does_not_fit(part: PartSpec) -> None:
+    """What a part says of its rows, columns and datasets must be of its own."""
+    named = {part.gain_over, *(row.against for row in part.rows), *part.published} - {""}
+    if wrong := named - {row.label for row in part.rows}:
+        raise ValueError(f"part {part.name} names rows that it does not have: {', '.join(sorted(wrong))}")
+    if elsewhere := sorted(set(part.published_on) - set(part.datasets)):
+        raise ValueError(f"part {part.name} is published on {', '.join(elsewhere)}, which is none of its datasets")
+    if part.gain_kind not in ("", "absolute", "relative"):
+        raise ValueError(f"part {part.name}: gain.kind must be absolute or relative, not {part.gain_kind}")
+    for label, values in part.published.items():
+        if len(values) != len(part.columns):
+            raise ValueError(f"part {part.name}: row {label} has {len(values)} published values for {len(part.columns)} columns")
+
+
+def _check_measure(part: PartSpec) -> None:
+    """That there is the measure, and that columns and options are its own: before anything is trained for it."""
+    if part.measure and part.measure not in OF_MEASURE:
+        raise ValueError(f"part {part.name}: there is no measure '{part.measure}'; there are {', '.join(OF_MEASURE)}")
+    metrics, options = OF_MEASURE[part.measure] if part.measure else (set(METRICS), set[str]())
+    what = f"measure: {part.measure}" if part.measure else "a part without a measure"
+    if wrong := [column.key for column in part.columns if column.metric not in metrics]:
+        raise ValueError(f"part {part.name}: {', '.join(wrong)} is no column of {what}: TASK.{' or TASK.'.join(sorted(metrics))}")
+    if part.options and not part.measure:
+        raise ValueError(f"part {part.name} has options, which only a measure has")
+    refuse_unknown(f"part {part.name}: options", part.options, options)
+    if not part.measure:
+        return
+    if not part.columns:
+        raise ValueError(f"part {part.name}: {what} needs columns")
+    if part.gain_over:
+        raise ValueError(f"part {part.name}: {what} has no gain over a row")
+    if part.measure == "replay":
+        _check_replay(part)
+    elif not isinstance(part.options.get("field", ""), str):
+        raise ValueError(f"part {part.name}: options.field must be a field, not {part.options['field']!r}")
+
+
+def _check_replay(part: PartSpec) -> None:
+    from seqmtl.tables import replay  # what it reads predictions with takes its time to import
+
+    if part.published:
+        raise ValueError(f"part {part.name}: a replay's published values are of its pairs: options.published")
+    replay.pairs(part.options, [row.label for row in part.rows])
+    mapping(part.options.get("published"), f"part {part.name}: options.published")
+    replay.published(part.options, part.columns)
+    share = part.options.get("share", 0.1)
+    if not isinstance(share, int | float) or not 0 < share < 1:
+        raise ValueError(f"part {part.name}: options.share must be a share of the rows, between 0 and 1, not {share!r}")
+    for key, least in (("repeats", 1), ("seed", 0)):
+        value = part.options.get(key, least)
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ValueError(f"part {part.name}: options.{key} must be a whole number of at least {least}, not {value!r}")
 
 
 def _row(label: str, given: Any) -> RowSpec:
     if not isinstance(given, Mapping):
-        return RowSpec(label, tuple(given))
-    _refuse_unknown(f"row {label}", given, {"overrides", "ours", "against"})
-    return RowSpec(label, tuple(given.get("overrides") or ()), bool(given.get("ours")), given.get("against") or "")
+        return RowSpec(label, strings(given, f"row {label}"))
+    refuse_unknown(f"row {label}", given, {"overrides", "ours", "against"})
+    ours = truth(given.get("ours"), f"row {label}: ours")
+    return RowSpec(label, strings(given.get("overrides"), f"row {label}: overrides"), ours, text(given.get("against"), "against"))
+
+
+def _published(name: str, given: Any) -> dict[str, tuple[Published | None, ...]]:
+    found = {}
+    for label, values in mapping(given, f"part {name}: published").items():
+        if not isinstance(values, list):
+            raise ValueError(f"part {name}: the published values of {label} must be a list, not {values!r}")
+        found[label] = tuple(printed(value) for value in values)
+    return found
+
+
+def _columns(name: str, given: Any) -> tuple[Column, ...]:
+    columns = tuple(_column(one) for one in strings(given, f"part {name}: columns"))
+    different([column.key for column in columns], f"part {name}: columns")
+    return columns
 
 
 def _column(text: str) -> Column:
@@ -218,9 +284,3 @@ def printed(value: Any) -> Published | None:
     if found is None:
         raise ValueError(f"{text!r} is no published value: 0.6525 ± 0.0024 **, or -")
     return Published(float(found[1]), None if found[2] is None else float(found[2]), found[3])
-
-
-def _refuse_unknown(what: str, given: Mapping[str, Any], known: set[str]) -> None:
-    unknown = sorted(set(given) - known)
-    if unknown:
-        raise ValueError(f"{what} has {', '.join(unknown)}, which nothing reads; it may have {', '.join(sorted(known))}")
