@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from conftest import CONF
+from seqmtl import cli
 from seqmtl.asked import Asked, read_words
 from seqmtl.errors import SeqmtlError
 from seqmtl.table import REFUSED, chosen_parts, words_of
@@ -97,3 +99,21 @@ def test_help_names_the_tables_also_the_users_own(tmp_path: Path) -> None:
     said = seqmtl(tmp_path, "table", "--config-dir", "mine", "--help").stdout
     assert "aitm_table2" in said
     assert "Our own funnel" in said
+
+
+def test_help_of_figures_tells_of_its_options_and_of_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "mine" / "figure").mkdir(parents=True)
+    (tmp_path / "mine" / "figure" / "broken.yaml").write_text("title: [never closed\n")
+    done = seqmtl(tmp_path, "figure", "--config-dir", "mine", "--help")
+    assert done.returncode == 0, done.stderr
+    assert "figure.OPTION=" in done.stdout
+    assert re.search(r"broken +mine/figure/broken\.yaml cannot be read: .*line 2", done.stdout)
+    assert "AITM (KDD 2021), Figure 5" in done.stdout
+
+
+@pytest.mark.parametrize("verb", ["table", "figure"])
+@pytest.mark.parametrize("more", [["--dry-run"], ["--help"]])
+def test_a_folder_that_is_not_there_is_told(verb: str, more: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["seqmtl", "mine", f"--config-dir={tmp_path / 'none'}", *more])
+    with pytest.raises(SeqmtlError, match=r"--config-dir .*none: there is no such folder"):
+        cli.run(verb)

@@ -98,33 +98,48 @@ def foresee(
     """
     first = {str(cfg.dataset.name) for cfg in unprepared(of_datasets, words, folders)}
     plan, jobs = composed_plan(rows, seeds, words, folders)
-    names: dict[int, dict[str, None]] = {}
-    needed: set[int] = set()
-    same: dict[tuple[str, int], Planned] = {}
-    for i, job in enumerate(jobs):  # that cannot run yet has no directory by which the plan would know it again
-        once = same.setdefault((config_hash(job.config), job.config["seed"]), job) if job.run is None else job
-        row = i // len(seeds)
-        names.setdefault(id(once), {}).update(dict.fromkeys(labels[row : row + 1]))
-        if not (optional and optional[row]):
-            needed.add(id(once))
-    said = {place: f"{', '.join(of_job)}: " if of_job else "" for place, of_job in names.items()}
-    once_each = [job for job in plan.jobs if id(job) in names]
+    names, needed = _each_once(jobs, len(seeds), labels, optional)
     for name in sorted(first):
         print(f"dataset {name} would be prepared first")
-    later = [job for job in once_each if job.config["dataset"]["name"] in first]
+    later = [job for job in plan.jobs if id(job) in names and job.config["dataset"]["name"] in first]
     for job in later:
         perhaps = "" if id(job) in needed else " and allow it"
-        print(f"{said[id(job)]}{job.label} on {job.config['dataset']['name']}: new: start, when the data are there{perhaps}")
-    late = {id(job) for job in later}
-    now = replace(plan, jobs=[job for job in once_each if id(job) not in late])
-    now.repeated += len(plan.jobs) - len(once_each)
-    status = preview.show(now, said, {id(job) for job in now.jobs} - needed) if now.jobs else 0
-    todo = [*(job for job in later if id(job) in needed), *(j for j in now.jobs if j.run is not None and not preview.finished(j))]
+        print(f"{names[id(job)]}{job.label} on {job.config['dataset']['name']}: new: start, when the data are there{perhaps}")
+    there = [job for job in plan.jobs if job.config["dataset"]["name"] not in first]
+    now = replace(plan, jobs=[job for job in there if id(job) in names])
+    now.repeated += len(there) - len(now.jobs)
+    status = preview.show(now, names, {id(job) for job in now.jobs} - needed) if now.jobs else 0
+    sure = [job for job in later if id(job) in needed]
+    todo = [*sure, *(job for job in now.jobs if job.run is not None and not preview.finished(job))]
     if todo:
         print(f"{len(todo)} to run: {estimate(todo, Path(todo[0].config['output_dir']))}")
-    if perhaps_more := len(later) - sum(id(job) in needed for job in later):
-        print(f"up to {perhaps_more} more, if the data allow them")
+    if len(later) > len(sure):
+        print(f"up to {len(later) - len(sure)} more, if the data allow them")
     return status
+
+
+def _each_once(
+    jobs: Sequence[Planned], seeds: int, labels: Sequence[str], optional: Sequence[bool]
+) -> tuple[dict[int, str], set[int]]:
+    """What stands before each job's label, by its id(), and the id() of those that may not be left out.
+
+    A job that cannot run, as where its data are yet to be made, has no directory by which the plan knows it again: of those that
+    are the same the first counts.
+
+    Args:
+        jobs: rows × seeds.
+        seeds: how many there are.
+    """
+    same: dict[tuple[str, int], Planned] = {}
+    of_job: dict[int, dict[str, None]] = {}
+    needed: set[int] = set()
+    for i, job in enumerate(jobs):
+        once = same.setdefault((config_hash(job.config), job.config["seed"]), job) if job.run is None else job
+        row = i // seeds
+        of_job.setdefault(id(once), {}).update(dict.fromkeys(labels[row : row + 1]))
+        if not (optional and optional[row]):
+            needed.add(id(once))
+    return {place: f"{', '.join(names)}: " if names else "" for place, names in of_job.items()}, needed
 
 
 def to_mlflow(verb: str, name: str, dataset: str, files: Sequence[Path], output_dir: Path) -> None:

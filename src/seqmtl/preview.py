@@ -33,7 +33,7 @@ def show(plan: Plan, before: Mapping[int, str] | None = None, optional: Collecti
     more = f"; {plan.repeated} left out, the same as one of these" if plan.repeated else ""
     counts = ", ".join(f"{n} to {verdict}" if verdict != "refused" else f"{n} refused" for verdict, n in verdicts.items())
     print(f"{len(plan.jobs)} job{'s' * (len(plan.jobs) != 1)}: {counts}{more}; nothing was run (dry_run=true)")
-    return 1 if verdicts["refused"] or verdicts["leave out"] == len(plan.jobs) else 0
+    return 1 if verdicts["refused"] or set(verdicts) == {"leave out"} else 0
 
 
 def finished(planned: Planned) -> bool:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import polars as pl
 import pytest
 import yaml
 from figure_cases import finish
 
-from seqmtl import figure, sweep
+from seqmtl import figure, mlflow_store, sweep
 from seqmtl.composing import composed_plan
 from seqmtl.errors import SeqmtlError
 from seqmtl.runs import Run
@@ -43,12 +43,37 @@ def folders(tmp_path: Path) -> list[Path]:
     return [CONF, tmp_path / "conf"]
 
 
+class Kept:
+    """In the place of MLflow's store: what it was given."""
+
+    files: ClassVar[list[tuple[Any, ...]]] = []
+    error = ""
+
+    def __init__(self, output_dir: Path) -> None:
+        self.output_dir = output_dir
+
+    def put_files(self, experiment: str, name: str, tags: dict[str, str], content: bytes, files: list[Path]) -> None:
+        if Kept.error:
+            raise SeqmtlError(Kept.error)
+        Kept.files.append((experiment, name, tags, content, sorted(path.name for path in files)))
+
+
+@pytest.fixture(autouse=True)
+def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> type[Kept]:
+    monkeypatch.setattr(Kept, "files", [])
+    if "slow" not in request.keywords:
+        monkeypatch.setattr(mlflow_store, "Store", Kept)
+    return Kept
+
+
 @pytest.fixture
 def places(tmp_path: Path, dataset: Path) -> list[str]:
     return [f"data_dir={dataset.parent}", f"output_dir={tmp_path / 'out'}"]
 
 
-def test_a_figure_of_a_run_that_is_there(folders: list[Path], places: list[str], tmp_path: Path, capsys: Any) -> None:
+def test_a_figure_of_a_run_that_is_there(
+    folders: list[Path], places: list[str], tmp_path: Path, capsys: Any, store: type[Kept], monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = ["trainer.threads=1", *places]
     _, (planned,) = composed_plan([["dataset=aliccp_sim", *MINE["rows"]["PLE"]]], [3], words, folders)  # type: ignore[index]
     assert planned.run is not None
@@ -63,6 +88,13 @@ def test_a_figure_of_a_run_that_is_there(folders: list[Path], places: list[str],
     first = (folder / "mine.csv").read_text().splitlines()[0]
     assert first == "# PLE on aliccp_sim (simulated), seed 3."
     assert first.removeprefix("# ") in said
+    ((experiment, name, tags, content, files),) = store.files
+    assert (experiment, name, tags["figure"], tags["dataset"]) == ("figures", "mine", "mine", "aliccp_sim")
+    assert content == (folder / "mine.csv").read_bytes()
+    assert files == ["mine.csv", "mine.png", "mine.svg"]
+    monkeypatch.setattr(store, "error", "it is away")
+    assert figure.run(["mine", "seeds=3", "figure.rows=15", *words], folders) == 0
+    assert "the figure is not in MLflow: it is away; the same command tries again" in capsys.readouterr().out
     assert figure.run(["mine", "seeds=3", "figure.rows=15", *words, "--dry-run"], folders) == 0
     assert "finished: skip" in capsys.readouterr().out
 
@@ -72,6 +104,7 @@ def test_a_dry_run_lists_jobs_and_makes_nothing(folders: list[Path], places: lis
     said = capsys.readouterr().out
     assert said.count("new: start") == 4
     assert "4 to run" in said
+    assert "(a) A 8: mmoe/bce/seed=2: new: start" in said
     elsewhere = [f"data_dir={tmp_path / 'none'}", places[1]]
     assert figure.run(["curve", "seeds=1", "figure.panels=[a]", "dry_run=true", *elsewhere], folders) == 0
     said = capsys.readouterr().out
@@ -81,7 +114,42 @@ def test_a_dry_run_lists_jobs_and_makes_nothing(folders: list[Path], places: lis
     assert not (tmp_path / "none").exists()
 
 
+def test_a_dry_run_counts_a_run_once_and_knows_what_may_be_left_out(
+    folders: list[Path], places: list[str], tmp_path: Path, capsys: Any
+) -> None:
+    panels = {
+        "a": {"key": "model.dim", "values": [4, 8]},
+        "b": {"points": {"x": ["model.dim=8"], "y": ["dataset.tasks=[like]"], "z": ["model.dim=4"]}, "optional": True},
+    }
+    (folders[1] / "figure" / "curve.yaml").write_text(yaml.safe_dump({**CURVES, "panels": panels}))
+    assert figure.run(["curve", *places, "--dry-run"], folders) == 0, "as the command itself, which leaves y out"
+    said = capsys.readouterr().out
+    assert "(a) A 8, (b) A x: mmoe/bce/seed=1: new: start" in said
+    assert "(b) A y: mmoe/bce/seed=1: cannot run: leave out, no task is named like" in said
+    assert "3 jobs: 2 to start, 1 to leave out; 2 left out, the same as one of these" in said
+    assert "2 to run" in said
+
+    nothing_there = [f"data_dir={tmp_path / 'none'}", places[1]]
+    assert figure.run(["curve", "seeds=1,2", *nothing_there, "--dry-run"], folders) == 0
+    said = capsys.readouterr().out
+    assert said.count("when the data are there\n") == 4
+    assert said.count("(b) A y: mmoe/bce/seed=2 on aliccp_sim: new: start, when the data are there and allow it") == 1
+    assert "4 to run" in said
+    assert "up to 2 more, if the data allow them" in said
+
+    (folders[1] / "figure" / "curve.yaml").write_text(yaml.safe_dump({**CURVES, "panels": {"b": {**panels["b"]}}}))
+    assert figure.run(["curve", "dataset.tasks=[dislike]", *places, "--dry-run"], folders) == 1, "no point is left"
+
+
+def test_one_model_of_several_seeds_is_refused(folders: list[Path], places: list[str]) -> None:
+    with pytest.raises(SeqmtlError, match="mine shows one model of one seed: seeds=2"):
+        figure.run(["mine", "seeds=2,3", *places, "--dry-run"], folders)
+
+
 def test_a_run_that_failed_is_told(folders: list[Path], places: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[int] = []
+    monkeypatch.setattr(sweep, "send_rest", lambda jobs: sent.append(len(jobs)))
+
     def fails(plan: Any) -> None:
         for planned in plan.jobs:
             planned.run.path.mkdir(parents=True)
@@ -90,6 +158,7 @@ def test_a_run_that_failed_is_told(folders: list[Path], places: list[str], monke
     monkeypatch.setattr(sweep, "complete", fails)
     with pytest.raises(SeqmtlError, match=r"mine needs PLE, seed 1, .*not finished but failed: the disk is on fire\n.*seed=1"):
         figure.run(["mine", *places], folders)
+    assert sent == [1], "what MLflow has not got is sent all the same"
 
 
 def test_a_point_that_is_refused(

@@ -12,6 +12,7 @@ import yaml
 from seqmtl.composing import composed
 from seqmtl.errors import SeqmtlError
 from seqmtl.figures.kinds import KINDS
+from seqmtl.figures.needs import NEEDS
 from seqmtl.figures.spec import figure_files, read_figure
 from seqmtl.shipped import conf_directory
 from seqmtl.tables.papers import PAPERS
@@ -78,7 +79,10 @@ def test_published_costs_stand_in_the_paper() -> None:
     assert f"with {apem['params_mb']} Mb ({published['Single-Task']['params_mb']} Mb for the largest model of Single-Task)" in text
 
 
-GOOD: dict[str, Any] = {"title": "Mine", "draw": "curves", "datasets": ["aliccp_sim"], "rows": {"A": ["model=mmoe"]}}
+ROWS = {"A": ["model=mmoe"]}
+GOOD: dict[str, Any] = {"title": "Mine", "draw": "task_space", "datasets": ["aliccp_sim"], "rows": ROWS}
+GOOD["options"] = {"what": "experts", "rows": 10, "perplexity": 30, "seed": 0}
+BARS = {"draw": "cost", "rows": {"A": ["model=mmoe"], "B": ["model=ple"]}}
 
 
 def write(folder: Path, **more: Any) -> None:
@@ -86,22 +90,77 @@ def write(folder: Path, **more: Any) -> None:
     (folder / "figure" / "mine.yaml").write_text(yaml.safe_dump({**GOOD, **more}, sort_keys=False))
 
 
+def curves(**panel: Any) -> dict[str, Any]:
+    return {"draw": "curves", "options": {}, "panels": {"a": panel}}
+
+
+def options(**more: Any) -> dict[str, Any]:
+    return {"options": {**GOOD["options"], **more}}
+
+
+def test_each_kind_says_what_it_needs() -> None:
+    assert set(NEEDS) == set(KINDS)
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [
         ({"colour": "red"}, "has colour, which nothing reads"),
         ({"rows": {}}, "no rows"),
+        ({"rows": {"A": "model=mmoe"}}, "row A must be a list of words"),
+        ({"rows": {"A": ["model=mmoe", {"a": "b"}]}}, "row A must be a list of words"),
+        ({"rows": {1: ["model=mmoe"]}}, "the name 1 must be text"),
+        ({"rows": ["model=mmoe"]}, "rows must be {name"),
+        ({"overrides": "experiment=aitm"}, "overrides must be a list of words"),
         ({"datasets": []}, "no dataset"),
-        ({"panels": {"a": {"title": "x"}}}, "panel a has either points, or a key and its values"),
-        ({"panels": {"a": {"key": "model.dim", "values": [1], "points": {"x": []}}}}, "panel a has either points"),
-        ({"panels": {"a": {"key": "model.dim"}}}, "KeyError: 'values'"),
-        ({"panels": {"a": {"key": "model.dim", "values": [1], "scale": "cubic"}}}, "scale must be one of linear, log"),
-        ({"panels": {"a": {"keys": "model.dim"}}}, "panel a has keys"),
+        ({"datasets": "aliccp_sim"}, "datasets must be a list of words"),
+        ({"datasets": ["aliccp", "aliccp"]}, "datasets has aliccp twice"),
+        ({"datasets": {"aliccp": "batch_size=3"}}, "datasets.aliccp must be a list of words"),
+        ({"seeds": [1, 1]}, "seeds must be different whole numbers"),
+        ({"seeds": [1, "x"]}, "seeds must be different whole numbers"),
+        ({"seeds": [-1]}, "seeds must be different whole numbers"),
+        ({"seeds": [True]}, "seeds must be different whole numbers"),
+        ({"seeds": 3}, "seeds must be different whole numbers"),
+        ({"seeds": [1, 2]}, "one model of one seed, not of the seeds 1, 2"),
+        ({"trains": "no"}, "trains must be true or false"),
+        ({"title": ["a"]}, "title must be text"),
+        ({"draw": "curvs"}, "draw must be one of transfer_space, .*, not 'curvs'"),
+        ({"trains": False}, "needs its runs trained"),
+        ({"rows": BARS["rows"]}, "shows one model, not the rows A, B"),
+        ({"panels": {"a": {"points": {"x": []}}}}, "draw: task_space has no panels"),
+        ({"draw": "curves", "options": {}}, "draw: curves needs panels"),
+        ({"draw": "smooth_steps", "options": {"steps": [1]}}, "trains nothing: trains: false"),
+        ({"draw": "smooth_steps", "trains": False, "options": {"steps": [-1]}}, r"options\.steps must be like"),
+        ({"options": {}}, r"needs options\.what, options\.rows, options\.perplexity, options\.seed"),
+        (options(colour="red"), "options has colour, which nothing reads"),
+        (options(what="towers"), r"options\.what must be one of experts, bottoms, interests"),
+        (options(what="interests"), r"needs options\.histories, options\.above"),
+        (options(histories="watch"), r"options\.histories must be like \['watch'\]"),
+        (options(rows=0), r"options\.rows must be like 1000, not 0"),
+        (options(seed="x"), r"options\.seed must be like 0"),
+        (options(perplexity=0), r"options\.perplexity must be like 30\.0"),
+        ({**BARS, "options": {}}, r"draw: cost needs options\.ours"),
+        ({**BARS, "options": {"ours": ["C"]}}, "C is none"),
+        ({**BARS, "options": {"ours": ["A"], "published": {"D": {}}}}, "D is none"),
+        ({**BARS, "options": {"ours": ["A"], "published": {"A": {"seconds": 1}}}}, "has seconds, which nothing reads"),
+        ({**BARS, "options": {"ours": ["A"], "published": {"A": {"params_mb": "1 MB"}}}}, "must be a number, not '1 MB'"),
+        (curves(title="x"), "panel a has either points, or a key and its values"),
+        (curves(key="model.dim", values=[1], points={"x": []}), "panel a has either points"),
+        (curves(points={"x": "model=ple"}), "panel a: x must be a list of words"),
+        (curves(key="model.dim"), "KeyError: 'values'"),
+        (curves(key="model.dim", values=[1], scale="cubic"), "scale must be one of linear, log"),
+        (curves(key="model.dim", values=["1e-3"]), "values must be numbers"),
+        (curves(key="model.dim", values=[True]), "values must be numbers"),
+        (curves(key="model.dim", values=[1, 1.0]), "values must be different"),
+        (curves(key="model.dim", values=[0, 1], scale="log"), "a log scale has no place for 0"),
+        (curves(key="model.dim", values=[1], tasks="click"), "tasks must be a list of words"),
+        (curves(key="model.dim", values=[1], optional="yes"), "optional must be true or false"),
+        (curves(keys="model.dim"), "panel a has keys"),
     ],
 )
 def test_a_figure_written_wrongly_is_told_in_words(tmp_path: Path, more: dict[str, Any], words: str) -> None:
     write(tmp_path, **more)
-    with pytest.raises(SeqmtlError, match=words):
+    with pytest.raises(SeqmtlError, match=rf"mine\.yaml is no figure: .*{words}"):
         read_figure("mine", [CONF, tmp_path])
 
 
@@ -112,32 +171,47 @@ def test_no_such_figure(tmp_path: Path) -> None:
 
 def test_what_a_figure_wants(tmp_path: Path) -> None:
     panels = {
-        "a": {"key": "model.dim", "values": [1, 2.5], "optional": True},
+        "a": {"key": "model.dim", "values": [1, 2.5, 1048576, 1048577], "optional": True},
         "b": {"points": {"all": [], "one": ["dataset.tasks=[click]"]}},
         "c": {"key": "dataset.downsample.rate", "values": [0.00025], "natural": "click"},
     }
     datasets = {"aliccp_sim": ["batch_size=20"], "aliccp": None}
-    write(tmp_path, datasets=datasets, overrides=["experiment=aitm"], panels=panels, options={"rows": 10, "what": "x", "size": 1.5})
+    write(tmp_path, datasets=datasets, overrides=["experiment=aitm"], draw="curves", panels=panels, options={})
     spec = read_figure("mine", [CONF, tmp_path])
     found = {(one.panel, one.point): one for one in spec.wanted()}
     common = ("experiment=aitm", "dataset=aliccp_sim", "batch_size=20", "model=mmoe")
     assert found["a", "2.5"].overrides == (*common, "model.dim=2.5")
+    assert found["a", "1048576"].overrides == (*common, "model.dim=1048576")
+    assert found["a", "1048577"].overrides == (*common, "model.dim=1048577")
     assert found["a", "1"].optional
     assert found["b", "one"].overrides == (*common, "dataset.tasks=[click]")
     assert found["c", "0.00025"].overrides == (*common, "dataset.downsample.rate=0.00025")
     assert found["c", "natural"].overrides == (*common, "dataset.downsample=null")
     assert found["b", "all"].label == "(b) A all"
-    chosen = spec.with_options({"panels": ["b"], "rows": 5, "size": 2})
+    chosen = spec.with_options({"panels": ["b"]})
     assert [panel.name for panel in chosen.panels] == ["b"]
-    assert dict(chosen.options) == {"rows": 5, "what": "x", "size": 2}
     for given, words in (
-        ({"row": 5}, "no option figure.row; it has rows, what, size, panels"),
-        ({"rows": "many"}, "figure.rows must be like 10, not 'many'"),
-        ({"rows": 2.5}, "figure.rows must be like 10"),
-        ({"rows": True}, "figure.rows must be like 10"),
-        ({"rows": -1}, "figure.rows must be like 10"),
-        ({"what": 3}, "figure.what must be like 'x'"),
+        ({"row": 5}, "no option figure.row; it has panels"),
         ({"panels": ["z"]}, "no panel z; figure.panels chooses from a, b, c"),
+    ):
+        with pytest.raises(SeqmtlError, match=words):
+            spec.with_options(given)
+
+
+def test_options_on_the_command_line(tmp_path: Path) -> None:
+    write(tmp_path)
+    spec = read_figure("mine", [CONF, tmp_path])
+    assert dict(spec.with_options({"rows": 5, "perplexity": 2.5}).options) == {**GOOD["options"], "rows": 5, "perplexity": 2.5}
+    others = {"what": "interests", "histories": ["watch"], "above": 0}
+    assert dict(spec.with_options(others).options) == {**GOOD["options"], **others}
+    for given, words in (
+        ({"row": 5}, "no option figure.row; it has what, rows, perplexity, seed, histories, above"),
+        ({"rows": "many"}, "figure.rows must be like 1000, not 'many'"),
+        ({"rows": 2.5}, "figure.rows must be like 1000"),
+        ({"rows": True}, "figure.rows must be like 1000"),
+        ({"rows": -1}, "figure.rows must be like 1000"),
+        ({"what": 3}, "figure.what must be like 'experts'"),
+        ({"what": "interests"}, "needs figure.histories, figure.above"),
     ):
         with pytest.raises(SeqmtlError, match=words):
             spec.with_options(given)
