@@ -9,7 +9,7 @@ DEMO_MODELS = shared_bottom,mmoe,aitm,apem
 PATHS = src tests benchmarks
 RUNS = seeds=$(SEEDS) launcher=parallel $(OPTIONS)
 
-.PHONY: help setup demo test check format prepare ui bench chaos wheel clean
+.PHONY: tables-tiny help setup demo test check format prepare ui bench chaos wheel clean
 .PHONY: reproduce-table2 reproduce-table2-industrial aitm-table3 apem-table3 apem-table4 apem-table5 apem-figure9 man-table1 man-table2
 .PHONY: dtrn-table1 dtrn-table4 dtrn-table5 dtrn-table6 dtrn-table7 dtrn-table8 dtrn-table9 all-models
 .DEFAULT_GOAL := help
@@ -82,6 +82,9 @@ dtrn-table9: setup  ## DTRN, Table 9: its online test, replayed
 
 all-models: setup  ## all models under one protocol: make all-models OPTIONS=dataset=kuairand
 	$(BIN)/seqmtl table all_models $(RUNS)
+
+tables-tiny: setup  ## every table at a tiny size, to see that all of it runs; a quarter of an hour
+	$(BIN)/python benchmarks/tables_tiny.py
 
 test: setup  ## the default test suite (under three minutes)
 	$(BIN)/python -m pytest -n 2 --dist loadfile

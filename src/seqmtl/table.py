@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -22,9 +22,11 @@ from seqmtl.composing import composed, composed_plan, prepared
 from seqmtl.errors import SeqmtlError
 from seqmtl.plan import Plan, Planned
 from seqmtl.redact import hide
+from seqmtl.runs import config_hash
 from seqmtl.tables.spec import PartSpec, TableSpec, needs_runs, read_table
 
 if TYPE_CHECKING:
+    from seqmtl.tables.collect import Jobs
     from seqmtl.tables.content import Part, Table
 
 PACKAGES = ("torch", "lightning", "lightgbm", "numpy", "scipy")
@@ -48,21 +50,22 @@ def run(words: Sequence[str], folders: Sequence[Path]) -> int:
     parts = chosen_parts(spec, asked)
     seeds = asked.seeds or spec.seeds
     rows = [words_of(part, dataset, row.overrides) for part, dataset in parts for row in part.rows if needs_runs(part)]
-    any_run = [words_of(part, dataset, ()) for part, dataset in parts]
+    any_run = [words_of(part, dataset, part.rows[0].overrides) for part, dataset in parts]
     if asked.dry_run:
         return foresee(rows, any_run, seeds, asked.words, folders)
-    from omegaconf import OmegaConf
-
     with printed():
         import seqmtl.prepare.verb as prepare
 
         prepared(any_run, asked.words, folders, prepare.run)
         plan, jobs = composed_plan(rows, seeds, asked.words, folders)
+        by_part = _jobs_of_parts(parts, jobs, seeds)
         if plan.jobs:
             sweep.complete(plan)
-    configs: list[Any] = [OmegaConf.to_container(cfg, resolve=True) for cfg in composed(any_run, asked.words, folders)]
-    table = _table(spec, seeds, words, _parts(parts, configs, jobs, seeds))
-    return _write(table, plan, Path(configs[0]["output_dir"]).absolute())
+    configs, plain = (_configs(any_run, said, folders) for said in (asked.words, ()))
+    made = _parts(parts, configs, plain, by_part)
+    output_dir = Path(configs[0]["output_dir"]).absolute()
+    folder = output_dir / "tables" / spec.name / ("" if len(parts) == len(spec.parts) else "+".join(part.name for part, _ in parts))
+    return _write(_table(spec, seeds, words, made), plan, output_dir, folder)
 
 
 def chosen_parts(spec: TableSpec, asked: Asked) -> list[tuple[PartSpec, str]]:
@@ -91,17 +94,55 @@ def words_of(part: PartSpec, dataset: str, overrides: Iterable[str]) -> list[str
     return [*part.on(dataset), *overrides]
 
 
-def _parts(
-    parts: Sequence[tuple[PartSpec, str]], configs: Sequence[Any], jobs: Sequence[Planned], seeds: Sequence[int]
-) -> list[Part]:
-    from seqmtl.tables.collect import part_of
+def _configs(rows: Sequence[Sequence[str]], words: Sequence[str], folders: Sequence[Path]) -> list[dict[str, Any]]:
+    from omegaconf import OmegaConf
+
+    return [OmegaConf.to_container(cfg, resolve=True) for cfg in composed(rows, words, folders)]  # type: ignore[misc]
+
+
+def _jobs_of_parts(parts: Sequence[tuple[PartSpec, str]], jobs: Sequence[Planned], seeds: Sequence[int]) -> list[Jobs]:
+    """The jobs of each part, by row and seed.
+
+    Raises:
+        SeqmtlError: two rows are the same run, by a word that was said for all of them.
+    """
+    left = iter(jobs)
+    found: list[Jobs] = []
+    for part, _ in parts:
+        of_part = {row.label: {seed: next(left) for seed in seeds} for row in part.rows if needs_runs(part)}
+        by_run: dict[Any, str] = {}
+        for label, of_row in of_part.items():
+            run = of_row[seeds[0]].run
+            if run is not None and run in by_run:
+                same = f"part {part.name}: the rows {by_run[run]} and {label} would be the same run"
+                raise SeqmtlError(f"{same}; leave out the word that sets for all rows what tells them apart")
+            by_run[run] = label
+        found.append(of_part)
+    return found
+
+
+def _parts(parts: Sequence[tuple[PartSpec, str]], configs: Sequence[Any], plain: Sequence[Any], jobs: Sequence[Jobs]) -> list[Part]:
+    """The numbers of all parts. `plain` are the configs without what the user said."""
+    from seqmtl.tables.collect import part_of, refused_part
     from seqmtl.tables.measures import measured
 
-    made, left = [], iter(jobs)
-    for (part, dataset), config in zip(parts, configs, strict=True):
-        of_part = {row.label: {seed: next(left) for seed in seeds} for row in part.rows if needs_runs(part)}
-        made.append(measured(part, dataset, config, of_part) if part.measure else part_of(part, dataset, of_part))
+    every = [job for of_part in jobs for of_row in of_part.values() for job in of_row.values()]
+    if every and all(job.run is None for job in every):
+        raise SeqmtlError(every[0].error)
+    made = []
+    for (part, dataset), config, own, of_part in zip(parts, configs, plain, jobs, strict=True):
+        if of_part and all(job.run is None for of_row in of_part.values() for job in of_row.values()):
+            made.append(refused_part(part, dataset, of_part))
+        elif part.measure:
+            made.append(measured(part, dataset, config, of_part))
+        else:
+            made.append(part_of(part, dataset, of_part, _same(config, own)))
     return made
+
+
+def _same(config: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
+    """Whether nothing was said that makes other runs, or other data."""
+    return config_hash(config) == config_hash(own) and config["dataset"]["prepare"] == own["dataset"]["prepare"]
 
 
 def _table(spec: TableSpec, seeds: Sequence[int], words: Sequence[str], parts: Sequence[Part]) -> Table:
@@ -133,10 +174,9 @@ def _machine() -> str:
     return f"{len(os.sched_getaffinity(0))} cores ({model})"
 
 
-def _write(table: Table, plan: Plan, output_dir: Path) -> int:
+def _write(table: Table, plan: Plan, output_dir: Path, folder: Path) -> int:
     from seqmtl.tables.write import write
 
-    folder = output_dir / "tables" / table.name
     files = write(table, folder)
     print((folder / "table.md").read_text(encoding="utf-8"))
     for part, row, of_row in table.incomplete:

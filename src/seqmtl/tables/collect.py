@@ -10,7 +10,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from seqmtl.data.meta import data_version
@@ -21,20 +21,22 @@ from seqmtl.plan import Planned
 from seqmtl.report import oracle_metrics
 from seqmtl.runs import Run, config_hash, counted
 from seqmtl.tables.content import Cell, Column, Comparison, Part, Row, RunOfRow
-from seqmtl.tables.evidence import Evidence, Scores, corrected, over_seeds
+from seqmtl.tables.evidence import Evidence, Scores, over_seeds
+from seqmtl.tables.pairs import asked, compared
 from seqmtl.tables.predictions import Truth, labels, logits, reliability
 from seqmtl.tables.spec import PartSpec, RowSpec, columns_of
 
 Jobs = Mapping[str, Mapping[int, Planned]]  # label → seed → job
 
 
-def part_of(spec: PartSpec, dataset: str, jobs: Jobs) -> Part:
+def part_of(spec: PartSpec, dataset: str, jobs: Jobs, as_published: bool = True) -> Part:
     """The numbers of a part.
 
     Args:
         spec: of the part.
         dataset: that it was made on.
         jobs: what was run, or could not be.
+        as_published: nothing was said that makes other runs or data of it than the table's own.
 
     Raises:
         SeqmtlError: no job of the part can run, or its runs are of different data.
@@ -62,10 +64,19 @@ def part_of(spec: PartSpec, dataset: str, jobs: Jobs) -> Part:
         gain_over=spec.gain_over,
         gain_kind=spec.gain_kind,
         oracle={c.key: oracle[_metric(c)] for c in columns if _metric(c) in oracle},
-        comparable=dataset in spec.published_on,
+        comparable=as_published and dataset in spec.published_on,
         remarks=spec.remarks,
         clusters=clusters_of(truth, config["dataset"]["user"]),
     )
+
+
+def refused_part(spec: PartSpec, dataset: str, jobs: Jobs) -> Part:
+    """A part of which no job can run: rows that say why."""
+    rows = [
+        Row(row.label, row.ours, row.overrides, runs=tuple(run_of_row(seed, job, "") for seed, job in jobs[row.label].items()))
+        for row in spec.rows
+    ]
+    return Part(spec.name, dataset, "", False, {}, {}, spec.columns, tuple(rows), remarks=spec.remarks)
 
 
 def first_config(jobs: Jobs) -> dict[str, Any]:
@@ -222,9 +233,10 @@ def _with_gains(rows: Sequence[Row], spec: PartSpec) -> list[Row]:
 
     def gain(key: str, cell: Cell) -> float | None:
         under = base.cells.get(key)
-        if under is None or under.mean is None or cell.mean is None:
+        ours, theirs = _on_common_seeds(cell, under) if under is not None else (None, None)
+        if ours is None or theirs is None:
             return None
-        return cell.mean - under.mean if spec.gain_kind == "absolute" else cell.mean / under.mean - 1
+        return ours - theirs if spec.gain_kind == "absolute" else ours / theirs - 1
 
     return [
         row if row is base else _with_cells(row, {key: replace(cell, gain=gain(key, cell)) for key, cell in row.cells.items()})
@@ -232,14 +244,21 @@ def _with_gains(rows: Sequence[Row], spec: PartSpec) -> list[Row]:
     ]
 
 
+def _on_common_seeds(cell: Cell, other: Cell) -> tuple[float | None, float | None]:
+    common = [seed for seed in cell.values if seed in other.values]
+    (ours, _), (theirs, _) = (_mean_and_std([one.values[seed] for seed in common]) for one in (cell, other))
+    return ours, theirs
+
+
 def _with_cells(row: Row, cells: Mapping[str, Cell]) -> Row:
     return replace(row, cells={**row.cells, **cells})
 
 
 def _order(rows: Sequence[Row], column: Column) -> list[Row]:
-    """Those with a mean, the best first."""
+    """Those with a mean, the best first. One that lacks seeds is neither best nor compared, unless all do."""
     means = [(row, cell.mean) for row in rows if (cell := row.cells.get(column.key)) is not None and cell.mean is not None]
-    return [row for row, mean in sorted(means, key=lambda pair: -pair[1] * column.better)]
+    whole = [(row, mean) for row, mean in means if not row.missing]
+    return [row for row, mean in sorted(whole or means, key=lambda pair: -pair[1] * column.better)]
 
 
 def _placed(rows: Sequence[Row], columns: Sequence[Column]) -> list[Row]:
@@ -265,33 +284,16 @@ def _evidence(jobs: Jobs, version: str, truth: Truth) -> Evidence:
 
 def _compared(rows: Sequence[Row], spec: PartSpec, columns: Sequence[Column], evidence: Evidence) -> list[Row]:
     made = {row.label: row for row in rows}
-    asked = {row.label: row.against for row in spec.rows}
-    paper_asks = any(row.ours or row.against for row in spec.rows)
     for column in columns:
-        order = _order(rows, column)
-        over: dict[str, Comparison] = {}
-        on: dict[str, Comparison] = {}
-        for row in order:
-            against = next((other for other in order if other.label == asked[row.label]), None)
-            baseline = next((other for other in order if not other.ours), None) if row.ours else None
-            best = None if row is order[0] else order[0]
-            if other := against or best:
-                on[row.label] = evidence.on_rows(row.label, other.label, column)
-            if other := against or baseline or (None if paper_asks else best):
-                over[row.label] = over_seeds(row.cells[column.key], other.cells[column.key], other.label)
-        over, on = corrected(over), _with_best(corrected(on), order)
-        if not paper_asks:
-            over = _with_best(over, order)
-        for label, row in made.items():
-            if column.key in row.cells:
-                cell = replace(row.cells[column.key], seeds_test=over.get(label), rows_test=on.get(label))
-                made[label] = _with_cells(row, {column.key: cell})
+        cells = {label: row.cells[column.key] for label, row in made.items() if column.key in row.cells}
+        found = asked(spec.rows, [row.label for row in _order(rows, column)])
+        over = compared(found.over, found.over_family, partial(_over_seeds, cells))
+        on = compared(found.on, found.on_family, partial(evidence.on_rows, column))
+        for label, cell in cells.items():
+            tested = replace(cell, seeds_test=over.get(label), rows_test=on.get(label))
+            made[label] = _with_cells(made[label], {column.key: tested})
     return list(made.values())
 
 
-def _with_best(found: dict[str, Comparison], order: Sequence[Row]) -> dict[str, Comparison]:
-    """The best row against the second: what the second's comparison says, from the other side, and no comparison more."""
-    if len(order) < 2 or order[0].label in found or order[1].label not in found:
-        return found
-    best, second = order[0].label, found[order[1].label]
-    return found if second.against != best else {**found, best: second.mirrored(order[1].label)}
+def _over_seeds(cells: Mapping[str, Cell], label: str, other: str) -> Comparison:
+    return over_seeds(cells[label], cells[other], other)

@@ -28,8 +28,8 @@ from seqmtl.statistics.logloss import logloss_difference
 from seqmtl.statistics.multiple import holm
 from seqmtl.statistics.seeds import paired_t
 from seqmtl.tables.predictions import Truth, logits
+from seqmtl.tables.spec import METRICS
 
-METRICS = {"auc": ("AUC", 1), "logloss": ("LogLoss", -1)}  # its word, and +1 where more is better
 LEVEL = 0.05
 
 Scores = list[NDArray[np.float32]]

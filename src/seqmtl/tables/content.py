@@ -158,7 +158,8 @@ class Part:
         oracle: by column key, what the true probabilities reach; {} on real data.
         comparable: whether the published values are of the same data under the same protocol.
         remarks: what has to be known to read it: why values are not comparable, what is open in the paper.
-        clusters: what the test on rows takes as independent, "13,000 users (field 101)" or "rows".
+        clusters: what the test on rows takes as independent, "13,000 users (field 101)" or "10,000 rows".
+        measure: what the numbers are where they are no metrics of runs (measures.py).
     """
 
     name: str
@@ -175,6 +176,7 @@ class Part:
     comparable: bool = False
     remarks: tuple[str, ...] = ()
     clusters: str = ""
+    measure: str = ""
 
     def column(self, key: str) -> Column:
         return next(column for column in self.columns if column.key == key)

@@ -7,7 +7,7 @@ these test rows; a test on the rows asks whether these trainings would on other 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -37,7 +37,7 @@ class Evidence:
     y: Callable[[Column], NDArray[np.int8]]
     clusters: NDArray[np.int64] | None
 
-    def on_rows(self, label: str, other: str, column: Column) -> Comparison:
+    def on_rows(self, column: Column, label: str, other: str) -> Comparison:
         """`label` against `other` on the test rows, each the mean over its seeds."""
         ours, theirs = self.scores(label, column), self.scores(other, column)
         test = {"auc": delong, "logloss": logloss_difference}.get(column.metric)
@@ -52,12 +52,18 @@ def over_seeds(cell: Cell, other: Cell, label: str) -> Comparison:
     return _comparison(label, paired_t(cell.values, other.values))
 
 
-def corrected(found: Mapping[str, Comparison]) -> dict[str, Comparison]:
-    """The comparisons of a column, by row, with Holm's correction where there are several."""
-    adjusted: Sequence[float | None] = holm([one.p for one in found.values()])
-    if sum(one.p is not None for one in found.values()) < 2:
+def corrected(found: Mapping[str, Comparison], family: int) -> dict[str, Comparison]:
+    """The comparisons of a column, by row, with Holm's correction.
+
+    Args:
+        family: how many comparisons there were to choose from. Of k rows that are compared with the best one it is k (k - 1) / 2:
+            which row is the best is read off the same test rows, so any pair might have been looked at.
+    """
+    if family < 2:
         return dict(found)
-    return {label: replace(one, adjusted=p) for (label, one), p in zip(found.items(), adjusted, strict=True)}
+    tested = [one.p for one in found.values()]
+    adjusted = holm([*tested, *[1.0] * (family - len(tested))])
+    return {label: replace(one, adjusted=p) for (label, one), p in zip(found.items(), adjusted, strict=False)}
 
 
 def _comparison(label: str, found: Difference) -> Comparison:

@@ -8,6 +8,7 @@ from typing import Any
 from seqmtl.data.meta import data_version
 from seqmtl.data.prepared import open_dataset
 from seqmtl.errors import SeqmtlError
+from seqmtl.runs import config_hash
 from seqmtl.tables import replay as replays
 from seqmtl.tables.collect import Jobs, clusters_of, finished, first_config, one_version, run_of, run_of_row
 from seqmtl.tables.content import Cell, Comparison, Part, Published, Row
@@ -48,6 +49,7 @@ def _part(spec: PartSpec, dataset: str, config: Mapping[str, Any], rows: list[Ro
         comparable=dataset in spec.published_on,
         remarks=spec.remarks,
         clusters=clusters,
+        measure=spec.measure,
     )
 
 
@@ -85,18 +87,22 @@ def _replay(spec: PartSpec, dataset: str, config: Mapping[str, Any], jobs: Jobs)
     rows = []
     for name, pair in replays.pairs(spec.options, list(jobs)).items():
         runs = tuple(run_of_row(seed, job, version) for label in pair for seed, job in jobs.get(label, {}).items())
-        cells = {c.key: _gain(pair[1], found.get(name, {}).get(c.key), printed.get(name, {}).get(c.key)) for c in spec.columns}
-        rows.append(Row(label=name, cells=cells, runs=runs))
+        hashes = "-".join(config_hash(next(iter(jobs[label].values())).config) for label in pair if label in jobs)
+        method = f"paired bootstrap over {'users' if truth.users is not None else 'rows'}"
+        cells = {
+            c.key: _gain(pair[1], found.get(name, {}).get(c.key), printed.get(name, {}).get(c.key), method) for c in spec.columns
+        }
+        rows.append(Row(label=name, config_hash=hashes, cells=cells, runs=runs))
     return _part(spec, dataset, config, rows, clusters_of(truth, config["dataset"]["user"]))
 
 
-def _gain(other: str, found: replays.Replay | None, printed: float | None) -> Cell:
+def _gain(other: str, found: replays.Replay | None, printed: float | None, method: str) -> Cell:
     """In percent, as they are printed."""
     published = None if printed is None else Published(100 * printed)
     if found is None or found.gain is None:
         return Cell(published=published)
     interval = None if found.interval is None else (100 * found.interval[0], 100 * found.interval[1])
-    test = Comparison(other, 100 * found.gain, interval, found.p, None, "paired bootstrap over users")
+    test = Comparison(other, 100 * found.gain, interval, found.p, None, method)
     return Cell(mean=100 * found.gain, published=published, rows_test=test)
 
 

@@ -15,6 +15,13 @@ from seqmtl.tables.papers import PAPERS
 BELOW = "†"
 ORACLE = "oracle"
 FEW = "fewer than three seeds finished, too few for a test over seeds"
+MEASURED = {
+    "replay": "Gain in percent of the first model over the second, by the mean of their seeds, with its 95 % interval (paired"
+    " bootstrap over users); seen: of the conversions that happened, else of those that the true probabilities expect."
+    " It is no A/B test: docs/tables.md says what it is.",
+    "category_in_histories": "How often the category of the row's item stands in the history, in the mean over the rows where the"
+    " task is positive.",
+}
 STATES = {"new": "not run", "interrupted": "cut off", "running": "still running"}
 
 
@@ -37,6 +44,8 @@ def shown(part: Part, row: Row, column: Column) -> Shown:
     if cell is None:
         return Shown(formats.ABSENT)
     text = formats.mean_std(cell, places)
+    if part.measure == "replay" and cell.rows_test is not None and cell.mean is not None:
+        text = f"{cell.mean:+.{places or 2}f} {formats.interval(cell.rows_test.interval, places)}"
     return Shown(
         text=formats.ABSENT if text == formats.NONE and not row.runs else text,
         stars=formats.stars(cell, column),
@@ -122,6 +131,8 @@ def comparability(table: Table, part: Part) -> str:
 def legend(part: Part) -> list[str]:
     """What the marks of a part mean, and why some are not there; only those that it has."""
     cells = [(row, column, shown(part, row, column)) for row in part.table_rows for column in part.columns]
+    if part.measure:
+        return [MEASURED[part.measure]]
     said = []
     if any(row.runs for row in part.table_rows):
         said.append("Mean ± standard deviation over the seeds, on the test rows.")
