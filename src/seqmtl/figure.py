@@ -41,7 +41,7 @@ def run(words: Sequence[str], folders: Sequence[Path]) -> int:
     Raises:
         SeqmtlError: bad input, a run that failed, or a figure that its runs cannot give.
     """
-    asked = read_words("figure", words, own=(OPTION,))
+    asked = read_words("figure", words, own=(OPTION,), refused={"model": "its YAML names the models of its runs"})
     options = {key.removeprefix(OPTION): _value(f"{key}={text}", text) for key, text in asked.own.items()}
     spec = read_figure(asked.name, folders).with_options(options)
     spec = replace(spec, dataset=asked.dataset or spec.dataset)

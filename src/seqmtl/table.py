@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seqmtl import __version__, sweep
-from seqmtl.asked import Asked, foresee, read_words
+from seqmtl.asked import Asked, foresee, read_words, to_mlflow
 from seqmtl.board import printed
 from seqmtl.composing import composed, composed_plan, prepared
 from seqmtl.errors import SeqmtlError
@@ -52,7 +52,8 @@ def run(words: Sequence[str], folders: Sequence[Path]) -> int:
     rows = [words_of(part, dataset, row.overrides) for part, dataset in parts for row in part.rows if needs_runs(part)]
     any_run = [words_of(part, dataset, part.rows[0].overrides) for part, dataset in parts]
     if asked.dry_run:
-        return foresee(rows, any_run, seeds, asked.words, folders)
+        labels = [f"{part.name}: {row.label}" for part, _ in parts for row in part.rows if needs_runs(part)]
+        return foresee(rows, any_run, seeds, asked.words, folders, labels)
     with printed():
         import seqmtl.prepare.verb as prepare
 
@@ -184,18 +185,6 @@ def _write(table: Table, plan: Plan, output_dir: Path, folder: Path) -> int:
         print(f"missing: {part.name}: {row.label}, seed {of_row.seed}: {of_row.state}{why}")
     if plan.jobs:
         sweep.send_rest(plan.jobs)
-    _to_mlflow(table, output_dir, files)
+    to_mlflow("table", table.name, ",".join(part.dataset for part in table.parts), files, output_dir)
     print(f"the table lies in {folder}: {', '.join(path.name for path in files)}")
     return 1 if any(table.incomplete) else 0
-
-
-def _to_mlflow(table: Table, output_dir: Path, files: Sequence[Path]) -> None:
-    """A table is made again from its runs in a moment: where MLflow is away nothing has to be kept for later."""
-    from seqmtl.mlflow_store import Store
-
-    tags = {"table": table.name, "dataset": ",".join(part.dataset for part in table.parts), "git_commit": table.git_commit}
-    try:
-        numbers = next(path for path in files if path.suffix == ".csv").read_bytes()  # all others tell the time, too
-        Store(output_dir).put_files("tables", table.name, tags, numbers, files)
-    except SeqmtlError as e:
-        print(f"the table is not in MLflow: {e}; the same command tries again")
