@@ -201,7 +201,8 @@ def test_a_point_that_is_refused(
         (["mine", "figure.rows=[1"], "cannot be read"),
         (["mine", "figure.size=3"], r"no option figure\.size"),
         (["curve", "model.dim=8"], r"model\.dim is what panel a of curve changes"),
-        (["mine", "model=nothing"], "model=nothing"),
+        (["mine", "optimizer=nothing"], "optimizer/nothing"),
+        (["mine", "model=mmoe"], "its YAML names the models"),
     ],
 )
 def test_wrong_words_are_told(folders: list[Path], places: list[str], words: list[str], said: str) -> None:
