@@ -16,9 +16,9 @@ import pytest
 import yaml
 from rich.console import Console
 
-from seqmtl import job, status
+from seqmtl import status
 from seqmtl.errors import SeqmtlError
-from seqmtl.progress import Progress
+from seqmtl.progress import Progress, job_log
 from seqmtl.runs import Run, run_directory
 from seqmtl.status import entries
 from test_lock import HOLDER
@@ -140,7 +140,7 @@ def test_a_narrow_terminal_loses_nothing(all_states: Path) -> None:
 
 def test_how_far_a_run_is_comes_from_its_own_log(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make("running", "model=man")
-    with job._job_log(run.path):
+    with job_log(run.path):
         progress = Progress("none", rows=100, max_epochs=3, prefix="meta/")
         progress.epoch_started(0, 10, 0)
         progress.validated({"val/auc/click": 0.61, "val/auc/purchase": None, "val/logloss/click": 0.3}, 10, 0)

@@ -18,7 +18,6 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +31,7 @@ from seqmtl.errors import SeqmtlError
 from seqmtl.launch.command import BUSY
 from seqmtl.lock import Held
 from seqmtl.process import die_with_parent, end, keep_memory
+from seqmtl.progress import job_log
 from seqmtl.redact import hide
 from seqmtl.runner import Trained
 from seqmtl.runs import Run, config_hash, with_settings
@@ -94,7 +94,7 @@ def run(run_dir: Path, sweep: str = "", settings: str = "") -> dict[str, float |
             here.write_config(config)
             here.write_status("running", data_version=version)
         tracker = None
-        with _job_log(run_dir):
+        with job_log(run_dir, RANK):
             try:
                 tracker = _tracker(config, run_dir, sweep) if RANK == 0 else None
                 metrics, times = _train_and_test(config, run_dir, tracker, version)
@@ -257,23 +257,6 @@ def _failed(here: Run, error: BaseException, tracker: Tracker | None, version: s
     if tracker is not None:
         with contextlib.suppress(SeqmtlError):
             tracker.end("FAILED")
-
-
-@contextlib.contextmanager
-def _job_log(run_dir: Path) -> Iterator[None]:
-    """Plain lines of progress in RUN_DIR/job.log, whatever the terminal shows; of the first rank, which has made the way clear."""
-    log.setLevel(logging.INFO)
-    if RANK != 0:
-        yield
-        return
-    handler = logging.FileHandler(run_dir / "job.log")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
-    log.addHandler(handler)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        handler.close()
 
 
 def main() -> int:

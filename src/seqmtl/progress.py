@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 log = logging.getLogger("seqmtl")
 
 SECONDS_BETWEEN_LINES = 20.0
+
+
+@contextlib.contextmanager
+def job_log(run_dir: Path, rank: int = 0) -> Iterator[None]:
+    """Plain lines of progress in RUN_DIR/job.log, whatever the terminal shows; of the first rank, which has made the way clear."""
+    log.setLevel(logging.INFO)
+    if rank != 0:
+        yield
+        return
+    handler = logging.FileHandler(run_dir / "job.log")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()
 
 
 class Progress:

@@ -141,6 +141,22 @@ def test_nothing_is_left_when_the_sweep_is_killed(plan: Any, tmp_path: Path) -> 
     assert not any(alive(pid) for pid in pids)
 
 
+def test_the_threads_left_when_a_job_is_forked_are_those_that_do_no_harm(tmp_path: Path) -> None:
+    """OMP_NUM_THREADS=2, so that OpenBLAS begins some; forks.py says of each kind why."""
+    two = environment() | {"OMP_NUM_THREADS": "2"}
+    server = warm.Server(two)
+    try:
+        job = server.start([str(tmp_path / "none")], two, tmp_path / "console.log")
+        assert job is not None
+        tasks = Path(f"/proc/{server.process.pid}/task")
+        names = [(task / "comm").read_text().strip() for task in tasks.iterdir()]
+        assert len([name for name in names if name != "jemalloc_bg_thd"]) == 1, "OpenBLAS has ended its own"
+        assert job.wait() == 1, "there is no such run"
+    finally:
+        server.close()
+    assert "missing or damaged" in (tmp_path / "console.log").read_text()
+
+
 def test_other_threads_or_several_ranks_get_processes_of_their_own(plan: Any, started: list[Any]) -> None:
     one, two, ranks = (plan("model=mmoe", "trainer.max_batches=2", "trainer.max_epochs=1", name=name) for name in "abc")
     ends = Ends()

@@ -1,7 +1,8 @@
 """Jobs on this machine, one after another or several at once, each in a process of its own (launcher=local, launcher=parallel).
 
-Unusual: a process, not a thread or a fork, so that a job that runs out of memory or is killed takes nothing with it; and every
-process asks the kernel to die with its parent, so that nothing is left behind when the sweep is killed.
+Unusual: a process, not a thread, so that a job that runs out of memory or is killed takes nothing with it. Nor is it a fork of this
+process, which has threads: jobs of one process on the CPU are forked from one that has done nothing but import (warm.py), others
+start from nothing. Every process asks the kernel to die with its parent, so that nothing is left behind when the sweep is killed.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
 """Processes of jobs that need no start-up of their own: the launcher's side of forks.py.
 
 A process imports torch, Lightning and MLflow in some seconds, which is most of the time of a small job. Jobs of one process on the
-CPU are forked from one that has done so; all others are started as ever.
+CPU are forked from one that has done so; all others are started as ever, and so is every job where that one cannot be had.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import select
 import signal
@@ -21,7 +22,10 @@ from typing import IO
 from seqmtl.launch.command import Job
 from seqmtl.process import for_children
 
+log = logging.getLogger("seqmtl")
+
 JOB = ["-m", "seqmtl.job"]
+FORKS = ["-m", "seqmtl.launch.forks"]
 READ_ONCE = ("OMP_NUM_THREADS", "PYTHONPATH", "PYTHONHASHSEED", "LD_PRELOAD")  # of the environment, when the process begins
 
 
@@ -35,7 +39,8 @@ class Forked:
 
     def poll(self) -> int | None:
         """The exit status, negative if a signal ended it; None while it runs."""
-        self.server.hear(0)
+        if self.returncode is None:
+            self.server.hear(0)
         return self.returncode
 
     def wait(self) -> int:
@@ -57,7 +62,7 @@ class Server:
         self.jobs: list[Forked] = []
         self.text = b""
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "seqmtl.launch.forks"],
+            [sys.executable, *FORKS],
             env=dict(environment) | for_children(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -65,11 +70,11 @@ class Server:
         )
 
     def fits(self, environment: Mapping[str, str]) -> bool:
-        """Whether it is there, and was begun as a job with this environment must be."""
-        return self.process.poll() is None and all(environment.get(name) == value for name, value in self.environment.items())
+        """Whether it was begun as a job with this environment must be."""
+        return all(environment.get(name) == value for name, value in self.environment.items())
 
-    def start(self, words: Sequence[str], environment: Mapping[str, str], console: Path) -> Forked:
-        """Fork; returns when the process is there."""
+    def start(self, words: Sequence[str], environment: Mapping[str, str], console: Path) -> Forked | None:
+        """Fork; returns when the process is there. None: this one is gone, and forked nothing."""
         forked = Forked(self)
         self.jobs.append(forked)
         request = {"id": len(self.jobs) - 1, "words": list(words), "environment": dict(environment), "console": str(console)}
@@ -78,24 +83,32 @@ class Server:
             _pipe(self.process.stdin).flush()
         while not forked.pid and forked.returncode is None:
             self.hear(1.0)
-        return forked
+        return forked if forked.pid else None
 
-    def hear(self, seconds: float) -> None:
-        """Wait so long for an answer, and take in all there are. When the process dies, its jobs die."""
+    def hear(self, seconds: float) -> bool:
+        """Wait so long for an answer, and take in all there are. When the process dies, its jobs die.
+
+        Returns:
+            Whether there may be more.
+        """
         source = _pipe(self.process.stdout)
         if not select.select([source], [], [], seconds)[0]:
-            return
+            return False
         some = os.read(source.fileno(), 1 << 16)
         if not some:
-            for job in self.jobs:
-                job.returncode = -signal.SIGKILL if job.returncode is None else job.returncode
+            self._gone()
             time.sleep(min(seconds, 0.05))
-            return
+            return False
         *lines, self.text = (self.text + some).split(b"\n")
         for answer in map(json.loads, lines):
             job = self.jobs[answer["id"]]
             job.pid = answer.get("pid", job.pid)
             job.returncode = answer.get("status")
+        return True
+
+    def _gone(self) -> None:
+        for job in self.jobs:
+            job.returncode = -signal.SIGKILL if job.returncode is None else job.returncode
 
     def close(self) -> None:
         """End it, after its jobs."""
@@ -105,6 +118,9 @@ class Server:
             self.process.wait(5)
         self.process.kill()
         self.process.wait()
+        while self.hear(0):  # how jobs ended before it did
+            pass
+        self._gone()  # whoever looks at one of them later looks at no closed pipe
         _pipe(self.process.stdout).close()
 
 
@@ -132,11 +148,20 @@ class Starter:
                 self._close()
                 self.server = Server(environment)
             if self.server.fits(environment):
-                return self.server.start(words[3:], environment, console)
+                forked = self.server.start(words[3:], environment, console)
+                if forked is not None:
+                    return forked
+                self._give_up()
         with console.open("ab") as file:
             return subprocess.Popen(
                 words, env=dict(environment), stdin=subprocess.DEVNULL, stdout=file, stderr=file, process_group=0
             )
+
+    def _give_up(self) -> None:
+        assert self.server is not None
+        self.worth_it = False
+        status = self.server.process.wait()
+        log.warning("each job imports what it needs: the process that was to fork them ended with status %d instead", status)
 
     def _close(self) -> None:
         if self.server is not None:
