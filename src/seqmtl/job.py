@@ -80,9 +80,8 @@ def run(run_dir: Path, sweep: str = "", settings: str = "") -> dict[str, float |
         SeqmtlError: bad input, in words; whatever else goes wrong is raised too. status.json and error.txt tell of both.
     """
     here = Run(run_dir)
-    config = read_config(run_dir)
-    if settings:
-        config = with_settings(config, settings)
+    written = read_config(run_dir)
+    config = with_settings(written, settings) if settings else written
     with here.lock() if RANK == 0 else contextlib.nullcontext():
         directory, meta = open_dataset(config)
         version = data_version(directory, meta)
@@ -91,7 +90,8 @@ def run(run_dir: Path, sweep: str = "", settings: str = "") -> dict[str, float |
         if RANK == 0:
             here.ready(version)
             (run_dir / "error.txt").unlink(missing_ok=True)
-            here.write_config(config)
+            if config != written:
+                here.write_config(config)
             here.write_status("running", data_version=version)
         tracker = None
         with job_log(run_dir, RANK):
