@@ -79,16 +79,22 @@ Compose = Callable[..., dict[str, Any]]
 @pytest.fixture(scope="session")
 def compose() -> Compose:
     """compose("model=mmoe", "seed=2") → the resolved train config as a plain dict; each set of overrides is composed once."""
-    from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
-    from omegaconf import OmegaConf
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.types import RunMode
+    from omegaconf import OmegaConf, open_dict
 
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):  # once: it looks for plugins each time
+        hydra = GlobalHydra.instance().hydra
+    assert hydra is not None
     made: dict[tuple[str, ...], Any] = {}
 
     def make(*overrides: str) -> dict[str, Any]:
         if overrides not in made:
-            with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-                made[overrides] = hydra_compose("train", overrides=list(overrides))
+            cfg = hydra.compose_config("train", list(overrides), RunMode.RUN, from_shell=False, with_log_configuration=False)
+            with open_dict(cfg):
+                del cfg["hydra"]
+            made[overrides] = cfg
         return OmegaConf.to_container(made[overrides], resolve=True)  # type: ignore[return-value]
 
     return make

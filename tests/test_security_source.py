@@ -23,6 +23,7 @@ RIGHT = {
     ("seqmtl/ranks.py", "all_gather_object"),
     ("seqmtl/targets.py", "hydra.utils"),
     ("seqmtl/status.py", "yaml.load"),  # with libyaml's safe loader
+    ("seqmtl/launch/forks.py", "importlib.import_module"),  # of a list of its own
 }
 BY_NAME = {"instantiate", "get_object", "get_class", "get_method", "get_static_method", "call"}
 

@@ -120,6 +120,7 @@ def test_a_job_whose_other_sweep_is_killed_is_taken_over(tmp_path: Path, dataset
     first.communicate()
 
 
+@pytest.mark.slow
 def test_a_waiting_job_keeps_the_settings_of_its_own_sweep(
     tmp_path: Path, dataset: Path, compose: Any, mlflow_database: Path
 ) -> None:

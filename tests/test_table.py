@@ -86,6 +86,7 @@ def test_a_dry_run_tells_and_leaves_no_trace(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_data_that_cannot_be_made_are_told(tmp_path: Path) -> None:
     done = seqmtl(tmp_path, "table", "aitm_table2", "dataset=aliccp", "seeds=1")
     assert done.returncode == 1

@@ -146,14 +146,17 @@ def run(verb: str) -> int:
 
 def _words(verb: str) -> int:
     """A verb that composes configs of its own."""
-    from importlib import import_module
-
     if "debug=true" in sys.argv:
         os.environ["HYDRA_FULL_ERROR"] = "1"
     folders = [conf_directory(), *_config_dirs(sys.argv)]
     words = [word for word, before in zip(sys.argv[1:], sys.argv, strict=False) if not _of_config_dir(word, before)]
-    status: int = import_module(f"seqmtl.{verb}").run(words, folders)
-    return status
+    if verb == "table":
+        from seqmtl import table
+
+        return table.run(words, folders)
+    from seqmtl import figure
+
+    return figure.run(words, folders)
 
 
 def _of_config_dir(word: str, before: str) -> bool:

@@ -279,7 +279,7 @@ def test_the_configurations_compose() -> None:
         for name in sorted(path.stem for path in Path(CONF, "dataset").glob("*.yaml")):
             cfg = compose("prepare", overrides=[f"dataset={name}"])
             assert cfg.dataset.name == name
-            optional = {"rates", "histories", "main_history", "profile", "transfer", "downsample"}
+            optional = {"rates", "histories", "main_history", "profile", "transfer", "downsample", "user"}
             assert set(cfg.dataset) - optional == {"name", "about", "fields", "tasks", "batch_size", "prepare"}
             assert f"seqmtl prepare dataset={name}" in cfg.dataset.about
             prepare: Any = OmegaConf.to_container(cfg.dataset.prepare, resolve=True)

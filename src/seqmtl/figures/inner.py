@@ -117,7 +117,7 @@ class Inner:
     @cached_property
     def logits(self) -> NDArray[np.float32]:
         """Of all test rows (N,T), as the run kept them."""
-        kept: NDArray[np.float32] = np.load(self.run_dir / "test_logits.npy", mmap_mode="r")
+        kept: NDArray[np.float32] = np.load(self.run_dir / "test_logits.npy", mmap_mode="r", allow_pickle=False)
         return kept
 
     @cached_property
