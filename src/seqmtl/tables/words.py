@@ -81,7 +81,7 @@ def seeds_said(row: Row, most: int = 70) -> str:
     if not row.runs:
         return ""
     if not row.missing:
-        return str(len(row.runs))
+        return str(len({run.seed for run in row.runs}))  # a pair of models has the seeds of both
     done = len(row.runs) - len(row.missing)
     return "; ".join([f"{done} of {len(row.runs)} seeds" if done else "no seed finished", *_reasons(row, most)])
 
