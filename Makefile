@@ -86,7 +86,7 @@ all-models: setup  ## all models under one protocol: make all-models OPTIONS=dat
 tables-tiny: setup  ## every table at a tiny size, to see that all of it runs; a quarter of an hour
 	$(BIN)/python benchmarks/tables_tiny.py
 
-test: setup  ## the default test suite (under three minutes)
+test: setup  ## the default test suite (some four minutes on two cores)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: setup  ## format, lint, types and the direction of imports, nothing changed
