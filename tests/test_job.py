@@ -348,7 +348,7 @@ def test_what_does_not_fit_is_refused_in_words(plan: Any, overrides: tuple[str, 
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("trainer.precision=16-mixed", "trainer.precision must be one of 32-true, bf16-mixed"),
+        ("trainer.precision=16-mixed", "trainer.precision must be one of 32-true, tf32, bf16-mixed"),
         ("model.selection=best", "model.selection must be one of sum, each"),
         ("trainer.accelerator=quantum", "trainer.accelerator must be one of cpu, gpu"),
         ("trainer.progress=loud", "trainer.progress must be one of"),

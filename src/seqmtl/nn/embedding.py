@@ -3,8 +3,8 @@
 Unusual: what is read of the tables can be watched, and some of their rows shifted for a moment. A batch reads a few thousand of
 millions of rows; a step that needs gradients of single tasks, or weights at another place, works on those alone.
 
-A table's gradient is dense, and its memory is kept from step to step: it is zero but for the rows that a batch has read, so clearing
-those costs thousands of rows where a new gradient costs millions.
+A table's gradient is dense, and its memory is kept from step to step: it is zero but for the rows that a batch has read, and to
+clear those costs thousands of rows where a new gradient costs millions.
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ class FieldEmbedding(nn.Module):
         """Further ids of one field: (…) → (…,D)."""
         return self._read(ids + self.offset[field])
 
+    @torch.compiler.disable  # what watches or shifts a read is no part of a graph
     def _read(self, rows: Tensor) -> Tensor:
         vectors = F.embedding(rows, self.weight.detach() if self._cut else self.weight)
         if self._watcher is not None:
@@ -108,7 +109,7 @@ def touched_rows(parameter: Tensor) -> list[Tensor] | None:
 
 def forget_rows(parameter: Tensor) -> None:
     """The gradient was written by another hand: any row may differ from zero."""
-    setattr(parameter, "touched", None)
+    parameter.touched = None  # type: ignore[attr-defined]
 
 
 def add_gradients(lookups: Iterable[Lookup]) -> None:
@@ -119,7 +120,7 @@ def add_gradients(lookups: Iterable[Lookup]) -> None:
         weight, flat = table.weight, rows.flatten().to(torch.int64)
         if weight.grad is None:
             weight.grad = torch.zeros_like(weight)
-            setattr(weight, "touched", [])
+            weight.touched = []  # type: ignore[attr-defined]
         weight.grad.index_add_(0, flat, vectors.grad.flatten(0, -2))
         noted = touched_rows(weight)
         if noted is not None:
