@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from seqmtl.data.meta import Meta
+from seqmtl.statistics.mean import mean_and_std
 
 Metrics = Mapping[str, float | None]
 
@@ -41,13 +41,10 @@ def run_table(title: str, tasks: Sequence[str], metrics: Metrics) -> Table:
     return table
 
 
-def mean_and_std(values: Sequence[float | None]) -> str:
+def plus_minus(values: Sequence[float | None]) -> str:
     """mean ± sample standard deviation over seeds; the mean alone where there is one."""
-    known = [v for v in values if v is not None]
-    if len(known) < len(values) or not known:
-        return "undefined"
-    mean = statistics.fmean(known)
-    return f"{mean:.4f}" if len(known) == 1 else f"{mean:.4f} ± {statistics.stdev(known):.4f}"
+    mean, std = mean_and_std(values)
+    return number(mean) if std is None else f"{number(mean)} ± {std:.4f}"
 
 
 def sweep_table(title: str, tasks: Sequence[str], groups: Mapping[str, Sequence[Metrics]], oracle: Metrics | None = None) -> Table:
@@ -60,7 +57,7 @@ def sweep_table(title: str, tasks: Sequence[str], groups: Mapping[str, Sequence[
         for head, _ in COLUMNS:
             table.add_column(f"{task} {head}", justify="right")
     for label, runs in groups.items():
-        table.add_row(label, str(len(runs)), *(mean_and_std([run.get(name) for run in runs]) for name in names))
+        table.add_row(label, str(len(runs)), *(plus_minus([run.get(name) for run in runs]) for name in names))
     if oracle is not None:
         table.add_section()
         table.add_row("oracle (true probabilities)", "", *(number(oracle.get(name)) for name in names))

@@ -10,7 +10,6 @@ Three questions that are often mixed up, each with a test of its own:
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from seqmtl.statistics.auc import delong
 from seqmtl.statistics.bootstrap import bootstrap
 from seqmtl.statistics.difference import Difference
 from seqmtl.statistics.logloss import logloss_difference
+from seqmtl.statistics.mean import mean_and_std
 from seqmtl.statistics.multiple import holm
 from seqmtl.statistics.seeds import paired_t
 from seqmtl.tables.predictions import Truth, logits
@@ -234,13 +234,8 @@ def p_words(p: float | None) -> str:
 
 
 def _summary(values: Mapping[int, float | None]) -> dict[str, Any]:
-    known = [value for value in values.values() if value is not None]
-    whole = bool(known) and len(known) == len(values)
-    return {
-        "mean": statistics.fmean(known) if whole else None,
-        "std": statistics.stdev(known) if whole and len(known) > 1 else None,
-        "values": dict(values),
-    }
+    mean, std = mean_and_std([*values.values()])
+    return {"mean": mean, "std": std, "values": dict(values)}
 
 
 def _model(model: Model) -> dict[str, Any]:
