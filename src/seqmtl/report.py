@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from seqmtl.data.meta import Meta
 from seqmtl.statistics.mean import mean_and_std
 
 Metrics = Mapping[str, float | None]
@@ -62,30 +60,6 @@ def sweep_table(title: str, tasks: Sequence[str], groups: Mapping[str, Sequence[
         table.add_section()
         table.add_row("oracle (true probabilities)", "", *(number(oracle.get(name)) for name in names))
     return table
-
-
-def oracle_metrics(directory: Path, meta: Meta, tasks: Sequence[str]) -> Metrics | None:
-    """Test metrics of the true probabilities of a simulated dataset; None where there are none.
-
-    No model can do better on average: what is missing to them is noise of the simulator, not skill.
-    """
-    path = directory / "oracle" / "test.parquet"
-    if not path.exists():
-        return None
-    import polars as pl
-    import torch
-
-    from seqmtl.metrics import TaskMetrics
-
-    truth = pl.read_parquet(path)
-    if any(task not in truth.columns for task in tasks):
-        return None
-    rows = pl.read_parquet(sorted((directory / "test").glob("*.parquet")), columns=["_row", *tasks])
-    both = rows.join(truth.select("_row", *(pl.col(t).alias(f"p_{t}") for t in tasks)), on="_row", how="inner")
-    p = torch.tensor(both.select([f"p_{t}" for t in tasks]).to_numpy())
-    metrics = TaskMetrics(meta.schema().keep(tasks), len(both))
-    metrics.update(p.logit().float(), torch.tensor(both.select(list(tasks)).to_numpy()))
-    return {f"test/{name}": value for name, value in metrics.compute().items()}
 
 
 def seconds(value: float) -> str:

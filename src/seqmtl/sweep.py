@@ -112,7 +112,8 @@ def _awaited(busy: Sequence[Planned]) -> tuple[list[Planned], list[Planned]]:
 
 def _summary(plan: Plan) -> int:
     """A table per dataset and set of tasks: mean ± std over the seeds; then what failed and why."""
-    from seqmtl.report import console, oracle_metrics, sweep_table
+    from seqmtl.report import console, sweep_table
+    from seqmtl.tables.predictions import oracle_metrics
 
     out = console()
     failed = [p for p in plan.jobs if p.error or p.run is None or not p.run.metrics()]

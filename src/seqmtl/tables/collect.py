@@ -18,13 +18,12 @@ from seqmtl.data.prepared import open_dataset
 from seqmtl.errors import SeqmtlError
 from seqmtl.journal import Journal
 from seqmtl.plan import Planned
-from seqmtl.report import oracle_metrics
 from seqmtl.runs import Run, config_hash, counted
 from seqmtl.statistics.mean import mean_and_std
 from seqmtl.tables.content import Cell, Column, Comparison, Part, Row, RunOfRow
 from seqmtl.tables.evidence import Evidence, Scores, over_seeds
 from seqmtl.tables.pairs import asked, compared
-from seqmtl.tables.predictions import Truth, labels, logits, reliability
+from seqmtl.tables.predictions import Truth, labels, logits, oracle_metrics, reliability
 from seqmtl.tables.spec import PartSpec, RowSpec, columns_of
 
 Jobs = Mapping[str, Mapping[int, Planned]]  # label → seed → job
