@@ -268,7 +268,7 @@ def _table(answer: Answer) -> Table:
     for measured in answer.measured:
         tests = (measured.rows, measured.bootstrap, measured.seeds)
         rows, bootstrap, seeds = (("", "") if test is None else (_interval(test.interval), _p(test.decisive)) for test in tests)
-        difference = measured.rows.value
+        difference = measured.rows.difference
         table.add_row(
             measured.task,
             METRICS[measured.metric][0],
