@@ -28,9 +28,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from seqmtl.entries import datasets, different, mapping, refuse_unknown, seeds, strings, text, truth
+from seqmtl.entries import datasets, different, files, headings, mapping, read, refuse_unknown, seeds, strings, text, truth
 from seqmtl.errors import SeqmtlError
 from seqmtl.figures.needs import NEEDS, check_draw, check_options
 
@@ -150,8 +148,8 @@ class FigureSpec:
 
 
 def figure_files(folders: Sequence[Path]) -> dict[str, Path]:
-    """{name: its YAML} in the conf folders; a user's own folder comes later and wins."""
-    return {path.stem: path for folder in folders for path in sorted((folder / "figure").glob("*.yaml"))}
+    """{name: its YAML} in the conf folders."""
+    return files("figure", folders)
 
 
 def read_figure(name: str, folders: Sequence[Path]) -> FigureSpec:
@@ -160,17 +158,7 @@ def read_figure(name: str, folders: Sequence[Path]) -> FigureSpec:
     Raises:
         SeqmtlError: there is none, or its YAML is wrong; says where.
     """
-    found = figure_files(folders)
-    if name not in found:
-        raise SeqmtlError(f"there is no figure '{name}'; there are {', '.join(found)}")
-    try:
-        content = yaml.safe_load(found[name].read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as e:
-        raise SeqmtlError(f"{found[name]} cannot be read: {e}") from e
-    try:
-        return _figure(name, content)
-    except (KeyError, TypeError, ValueError, AttributeError) as e:
-        raise SeqmtlError(f"{found[name]} is no figure: {type(e).__name__}: {e}") from e
+    return read("figure", name, folders, _figure)
 
 
 def _figure(name: str, content: Mapping[str, Any]) -> FigureSpec:
@@ -181,10 +169,7 @@ def _figure(name: str, content: Mapping[str, Any]) -> FigureSpec:
     of_dataset = datasets(content["datasets"])
     spec = FigureSpec(
         name=name,
-        title=text(content["title"], "title"),
-        paper=text(content.get("paper"), "paper"),
-        where=text(content.get("where"), "where"),
-        about=text(content.get("about"), "about"),
+        **headings(content),
         draw=text(content["draw"], "draw"),
         dataset=next(iter(of_dataset)),
         of_dataset=of_dataset,
