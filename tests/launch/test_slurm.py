@@ -276,13 +276,15 @@ def _stop() -> None:
     raise KeyboardInterrupt
 
 
-def test_what_is_queued_already_is_not_submitted_twice(cluster: Cluster) -> None:
+def test_what_is_queued_already_is_not_submitted_twice(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
     queued, other = cluster.job("queued"), cluster.job("other")
     cluster.turns = [lambda: cluster.queue(j1="PENDING"), _stop]
     with pytest.raises(KeyboardInterrupt):
         cluster.run(queued, detach=True)
     cluster.turns = [lambda: (cluster.ends("1", 0, ""), cluster.ends("2", 0, "")), _idle]  # type: ignore[list-item,return-value]
-    cluster.run(queued, other)
+    with caplog.at_level("INFO", "seqmtl"):
+        cluster.run(queued, other)
+    assert "waiting for 1 job that an earlier command left in Slurm's queue" in caplog.messages
     assert len(cluster.submitted()) == 2, "one array for the first, one for the other"
     assert {e[:2] for e in cluster.events if e[1] != "started"} == {("queued", 0), ("other", 0)}
     # Ended since: the next command submits it anew.
