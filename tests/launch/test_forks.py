@@ -170,6 +170,43 @@ def test_where_none_can_be_forked_each_gets_a_process_of_its_own(
     assert line == f"each job imports what it needs: the process that was to fork them ended with status {status} instead"
 
 
+def test_one_that_hangs_in_its_imports_is_ended_and_each_gets_a_process_of_its_own(
+    jobs: Jobs, started: list[Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(warm, "IMPORT_SECONDS", 0.2)
+    serve(monkeypatch, "import time; time.sleep(600)")
+    servers = []
+    begin = warm.Server.__init__
+    monkeypatch.setattr(warm.Server, "__init__", lambda self, environment: (servers.append(self), begin(self, environment))[1])
+    some = jobs("print('one')", "sys.exit(3)", "")
+    ends = Ends()
+    begun = time.monotonic()
+    with caplog.at_level(logging.WARNING, "seqmtl"):
+        local.run(some, "", ends)
+    assert time.monotonic() - begun < 60
+    assert ends.ends == {"a": 0, "b": 3, "c": 0}
+    assert not any(isinstance(process, warm.Forked) for process in started)
+    assert caplog.messages == ["each job imports what it needs: the process that was to fork them had not begun to after 0.2 s"]
+    (server,) = servers
+    assert server.process.returncode == -signal.SIGKILL
+
+
+def test_one_that_forks_is_not_bound_by_the_time_of_imports(
+    jobs: Jobs, started: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some = jobs("", LONG.replace("600", "0.3"), "")
+
+    class Shortens(Ends):
+        def ended(self, job: Job, status: int, reason: str = "") -> None:
+            super().ended(job, status, reason)
+            monkeypatch.setattr(warm, "IMPORT_SECONDS", 0.0)
+
+    ends = Shortens()
+    local.run(some, "", ends)
+    assert ends.ends == {"a": 0, "b": 0, "c": 0}
+    assert [type(process) for process in started] == [warm.Forked] * 3
+
+
 def test_a_job_has_its_group_before_anyone_is_told_of_it(jobs: Jobs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     late = "import time; forks._become = lambda _: time.sleep(600)"  # the job itself never comes to do it
     serve(monkeypatch, f"{late}; do = forks.os.setpgid; forks.os.setpgid = lambda pid, group: pid and do(pid, group)")
