@@ -35,14 +35,15 @@ VOCABULARY = {
     **{"205": 467298, "206": 6929, "207": 263942, "216": 106399, "508": 5888, "509": 104830, "702": 51878, "853": 37148, "301": 4},
 }
 SCHEMA = Schema(tuple(Field(n, size + 1) for n, size in VOCABULARY.items()), (Task("click"), Task("purchase", "click")))
+GRAPH = "trainer.cuda_graph=true"
 WAYS = {
-    "op by op": ["trainer.cuda_graph=false"],
-    "recorded": [],
-    "recorded, tf32": ["trainer.precision=tf32"],
-    "recorded, bf16": ["trainer.precision=bf16-mixed"],
-    "recorded, compiled": ["trainer.compile=true"],
-    "recorded, compiled, tf32": ["trainer.compile=true", "trainer.precision=tf32"],
-    "recorded, compiled, bf16": ["trainer.compile=true", "trainer.precision=bf16-mixed"],
+    "op by op": [],
+    "recorded": [GRAPH],
+    "recorded, tf32": [GRAPH, "trainer.precision=tf32"],
+    "recorded, bf16": [GRAPH, "trainer.precision=bf16-mixed"],
+    "recorded, compiled": [GRAPH, "trainer.compile=true"],
+    "recorded, compiled, tf32": [GRAPH, "trainer.compile=true", "trainer.precision=tf32"],
+    "recorded, compiled, bf16": [GRAPH, "trainer.compile=true", "trainer.precision=bf16-mixed"],
 }
 
 

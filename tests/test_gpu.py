@@ -20,7 +20,7 @@ from seqmtl.data.resident import Resident
 pytestmark = pytest.mark.gpu
 
 MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml") if "\nrunner:" not in path.read_text())
-GPU = ("trainer=gpu", "trainer.max_epochs=3", "trainer.patience=3", "trainer.progress=none")
+GPU = ("trainer=gpu", "trainer.cuda_graph=true", "trainer.max_epochs=3", "trainer.patience=3", "trainer.progress=none")
 
 
 @pytest.fixture(autouse=True)

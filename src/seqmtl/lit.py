@@ -76,7 +76,7 @@ class Lit(L.LightningModule):
         log_every: int,
         observer: Observer,
         same: Mapping[str, object] | None = None,
-        cuda_graph: bool = True,
+        cuda_graph: bool = False,
         compiled: bool = False,
     ) -> None:
         super().__init__()
