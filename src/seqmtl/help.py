@@ -47,8 +47,8 @@ USAGE = {
         figure.OPTION is one of the options in its YAML: figure.rows=100; figure.panels=[a,c] makes some of its panels.
     """,
     "bench": """
-        seqmtl bench measures a config on this machine: rows per second of the training loop, of a bare torch loop of the same step, and
-        of the inference with its metrics; most memory. It makes the rows itself, and keeps nothing.
+        seqmtl bench measures a config on this machine: rows per second of the training loop, of a bare torch loop of the same
+        step, and of the inference with its metrics; most memory. It makes the rows itself, and keeps nothing.
 
           seqmtl bench [batches=100] [warm_up=10] [predict=200000] [repeats=3] [json=FILE] [overrides]
 

@@ -63,7 +63,9 @@ class Clock(L.Callback):
         if not self.warm_up:
             self._start(trainer)
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
         self.rows, self.steps = self.rows + len(batch), self.steps + 1
         if batch_idx + 1 == self.warm_up:
             self._start(trainer)
@@ -102,7 +104,9 @@ class Measured:
         batches: of the training, after `warm_up` others; None: all that the rows have.
     """
 
-    def __init__(self, config: Mapping[str, Any], directory: Path, meta: Meta, warm_up: int = 0, batches: int | None = None) -> None:
+    def __init__(
+        self, config: Mapping[str, Any], directory: Path, meta: Meta, warm_up: int = 0, batches: int | None = None
+    ) -> None:
         self.config = copy.deepcopy(dict(config))
         most = None if batches is None else warm_up + batches
         self.config["trainer"] |= {"max_epochs": 1, "max_batches": most, "progress": "none"}

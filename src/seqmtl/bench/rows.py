@@ -1,7 +1,7 @@
 """Rows to measure speed on: ids as skewed as real ones, labels that ids tell something of, a prepared dataset like any other.
 
-Unusual: what a training step costs depends on how many different ids a batch has. Ids are therefore drawn by Zipf's law, id k with a
-probability of about 1/k, from tables as large as those of Ali-CCP.
+Unusual: what a training step costs depends on how many different ids a batch has. Ids are therefore drawn by Zipf's law, id k with
+a probability of about 1/k, from tables as large as those of Ali-CCP.
 """
 
 from __future__ import annotations

@@ -110,7 +110,9 @@ def read_words(words: Sequence[str]) -> tuple[Asked, list[str]]:
 def _whole(key: str, text: str, least: int | None = None) -> int:
     least = WHOLE_NUMBERS.get(key, 1) if least is None else least
     if not (text.strip().isascii() and text.strip().isdecimal()) or int(text) < least:
-        raise SeqmtlError(f"{key} must be {'whole numbers' if key == 'sizes' else 'a whole number'} of at least {least}, not {text!r}")
+        raise SeqmtlError(
+            f"{key} must be {'whole numbers' if key == 'sizes' else 'a whole number'} of at least {least}, not {text!r}"
+        )
     return int(text)
 
 
