@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     known = facts(chosen.threads) | {"repeats": chosen.repeats}
     with tempfile.TemporaryDirectory(prefix="seqmtl-bench-") as scratch:
         data = Path(scratch) / "rows"
-        if {"train", "infer", "stream"} & set(chosen.only):
+        if {"train", "infer"} & set(chosen.only):
             sizes = scaled(0.01) if chosen.quick else VOCABULARY
             rows = {"train": chosen.rows, "valid": 1000, "test": 2 * chosen.rows}
             write_rows(data, RowMaker(sizes, ("click", "purchase")), rows)
@@ -75,7 +75,7 @@ def parts(chosen: argparse.Namespace, data: Path) -> Iterator[Callable[[], dict[
         setting = Setting(data, python, tuple(chosen.models), tuple(chosen.dims), repeats, threads, batches)
         yield lambda: compare(setting, compared)
     if "stream" in only:
-        yield lambda: {"stream": stream(data, repeats, threads)}
+        yield lambda: {"stream": stream(20_000 if chosen.quick else 1_000_000, repeats, threads)}
     if "convert" in only:
         yield lambda: {"convert": convert(4_000 if chosen.quick else 2_000_000, repeats)}
     if "startup" in only:

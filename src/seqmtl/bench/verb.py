@@ -226,6 +226,12 @@ def _summary(times: Sequence[Timed]) -> dict[str, Any]:
 def _show(result: Mapping[str, Any]) -> None:
     from seqmtl.report import console
 
+    print(
+        f"{result['model']}/{result['loss']}/{result['step']}, dim {result['dim']}, batches of {result['batch']:,},"
+        f" optimizer={result['optimizer']}, {result['parameters']:,} parameters\n"
+        f"{result['fields']} fields, {result['vocabulary']:,} ids, {len(result['tasks'])} tasks;"
+        f" {result['device']}, {result['threads']} threads, {result['precision']}, torch {result['torch']}"
+    )
     console().print(_table(result))
     memory = f"peak memory {result['peak_mb']:,.0f} MB"
     if result["device_peak_mb"] is not None:
@@ -236,12 +242,7 @@ def _show(result: Mapping[str, Any]) -> None:
 def _table(result: Mapping[str, Any]) -> Table:
     from rich.table import Table
 
-    title = (
-        f"{result['model']}/{result['loss']}/{result['step']}, dim {result['dim']}, batches of {result['batch']:,},"
-        f" {result['optimizer']}, {result['precision']}, {result['device']}, {result['threads']} threads;"
-        f" {result['fields']} fields, {result['vocabulary']:,} ids, {len(result['tasks'])} tasks"
-    )
-    table = Table(title=title, title_justify="left")
+    table = Table()
     table.add_column("what")
     for head in ("rows/s", "least", "most", "ms a step"):
         table.add_column(head, justify="right")
