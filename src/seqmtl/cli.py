@@ -64,7 +64,7 @@ def _take_verb_from_completion() -> str:
     shorter = line.replace(f" {words[1]}", "", 1)
     os.environ["COMP_POINT"] = str(int(os.environ.get("COMP_POINT", len(line))) - (len(line) - len(shorter)))
     os.environ["COMP_LINE"] = shorter
-    return words[1]
+    return "train" if words[1] == "bench" else words[1]
 
 
 def compose(verb: str, task: Task) -> None:
