@@ -120,6 +120,7 @@ def plot(path: Path, axis: str, measured: Sequence[Result], slopes: dict[str, fl
         line = np.exp(np.mean(np.log(y)) + slopes[key] * (np.log(x) - np.mean(np.log(x))))
         panel.loglog(x, y, "o", color="C0")
         panel.loglog(x, line, "--", color="C7", label=f"slope {slopes[key]:.2f}")
+        panel.set_ylim(min(y) / 2, max(y) * 2)  # what does not grow shall look so
         panel.set_xlabel(axis)
         panel.set_ylabel(label)
         panel.grid(visible=True, which="both", alpha=0.3)
