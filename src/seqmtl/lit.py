@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from seqmtl.metrics import TaskMetrics
+from seqmtl.nn.embedding import clear_gradients
 from seqmtl.parameters import parameter_groups
 from seqmtl.ranks import Exchange, gathered, refuse_difference
 from seqmtl.types import Batch, Schema
@@ -89,6 +90,7 @@ class Lit(L.LightningModule):
         self.first_step = 0  # optimizer steps of earlier stages in the weights that this one starts from
         self.followers = [m for m in self.modules() if m is not self and hasattr(m, "set_step")]
         self.epoch_followers = [m for m in self.modules() if m is not self and hasattr(m, "set_epoch")]
+        self.trained: list[nn.Parameter] = []
         self.interval: dict[str, Tensor] = {}  # sums of the loss terms since they were last logged
         self.epoch_terms: dict[str, Tensor] = {}  # and since the epoch began
         self.val_metrics: dict[str, float | None] = {}
@@ -109,6 +111,7 @@ class Lit(L.LightningModule):
     def on_train_start(self) -> None:
         start = {"torch": torch.__version__, "the number of optimizer steps so far": self.global_step}
         refuse_difference(self, start | self.same)
+        self.trained = [p for p in self.parameters() if p.requires_grad]
         self._tell_step()
         done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
         if done:  # resumed in the middle of an epoch, whose start Lightning does not tell again
@@ -131,7 +134,7 @@ class Lit(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         optimizer = self.optimizers()
-        optimizer.zero_grad()
+        clear_gradients(self.trained)
         terms = self.step(self.model, self.loss, batch)
         terms = self.exchange(self, terms, batch.share)
         optimizer.step()

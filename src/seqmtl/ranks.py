@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from seqmtl.errors import SeqmtlError
+from seqmtl.nn.embedding import forget_rows
 from seqmtl.steps.ranks import world_size
 
 
@@ -53,6 +54,7 @@ class Exchange:
         summed = iter(self._sum(parts))
         for parameter in trained:
             parameter.grad = next(summed).view_as(parameter).to(parameter.dtype)
+            forget_rows(parameter)  # other ranks read other rows
         for value in statistics:
             value.copy_(next(summed).view_as(value))
         ranks_with_gradient = next(summed)

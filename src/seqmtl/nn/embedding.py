@@ -2,6 +2,9 @@
 
 Unusual: what is read of the tables can be watched, and some of their rows shifted for a moment. A batch reads a few thousand of
 millions of rows; a step that needs gradients of single tasks, or weights at another place, works on those alone.
+
+A table's gradient is dense, and its memory is kept from step to step: it is zero but for the rows that a batch has read, so clearing
+those costs thousands of rows where a new gradient costs millions.
 """
 
 from __future__ import annotations
@@ -44,6 +47,7 @@ class FieldEmbedding(nn.Module):
             nn.init.normal_(self.weight, std=0.01)
         else:
             nn.init.uniform_(self.weight, -bound, bound)
+        self.weight.register_post_accumulate_grad_hook(forget_rows)  # of autograd's own gradients, which end in any row
         self.offset = {f.name: start for f, start in zip(fields, ends, strict=False)}
         self.register_buffer("offsets", torch.tensor(ends[:-1], dtype=torch.int64), persistent=False)
         self._watcher: list[Lookup] | None = None
@@ -96,10 +100,40 @@ def watch(model: nn.Module, cut: bool = False) -> Iterator[list[Lookup]]:
             table._watcher, table._cut = None, False
 
 
+def touched_rows(parameter: Tensor) -> list[Tensor] | None:
+    """Rows in which the gradient may differ from zero, in pieces (n,) that may repeat rows; None: nobody has noted them."""
+    rows: list[Tensor] | None = getattr(parameter, "touched", None)
+    return rows
+
+
+def forget_rows(parameter: Tensor) -> None:
+    """The gradient was written by another hand: any row may differ from zero."""
+    setattr(parameter, "touched", None)
+
+
 def add_gradients(lookups: Iterable[Lookup]) -> None:
-    """Add the gradients of vectors that were cut off to those of their tables."""
+    """Add the gradients of vectors that were cut off to those of their tables, and note which rows they are."""
     for table, rows, vectors in lookups:
-        if vectors.grad is not None:
-            if table.weight.grad is None:
-                table.weight.grad = torch.zeros_like(table.weight)
-            table.weight.grad.index_add_(0, rows.flatten(), vectors.grad.flatten(0, -2))
+        if vectors.grad is None:
+            continue
+        weight, flat = table.weight, rows.flatten().to(torch.int64)
+        if weight.grad is None:
+            weight.grad = torch.zeros_like(weight)
+            setattr(weight, "touched", [])
+        weight.grad.index_add_(0, flat, vectors.grad.flatten(0, -2))
+        noted = touched_rows(weight)
+        if noted is not None:
+            noted.append(flat)
+
+
+@torch.no_grad()
+def clear_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Forget all gradients; where the touched rows are known, the memory is kept and is zero again."""
+    for parameter in parameters:
+        touched = touched_rows(parameter)
+        if parameter.grad is None or touched is None:
+            parameter.grad = None
+            continue
+        for rows in touched:
+            parameter.grad.index_fill_(0, rows, 0.0)
+        touched.clear()

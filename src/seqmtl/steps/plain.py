@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from seqmtl.nn.embedding import add_gradients, watch
 from seqmtl.steps.terms import Loss, loss_terms, told, total
 from seqmtl.types import Batch, Schema
 
@@ -16,7 +17,9 @@ class Plain:
 
     def __call__(self, model: nn.Module, loss: Loss, batch: Batch) -> dict[str, Tensor]:
         """Returns the terms, detached. The gradient is weighted by `batch.share` (see Batch)."""
-        output = model(batch)
+        with watch(model, cut=True) as lookups:
+            output = model(batch)
         terms = loss_terms(output, loss, batch.y)
         (total(terms) * batch.share).backward()
+        add_gradients(lookups)
         return told(terms, output)
