@@ -22,6 +22,7 @@ import torch
 
 from seqmtl.data.meta import Meta
 from seqmtl.data.prepared import chosen_schema
+from seqmtl.nn.embedding import clear_gradients
 from seqmtl.stage import Stage
 from seqmtl.trainer import lightning_trainer
 from seqmtl.types import Batch
@@ -136,13 +137,13 @@ class Measured:
         lit, device = self.stage.lit.to(self.device).train(), self.device
         stream = self.stage.data.train_dataloader()
         batches = [batch.to(device) for batch in itertools.islice(stream, self.config["trainer"]["max_batches"])]
-        optimizer = lit.configure_optimizers()
+        optimizer, trained = lit.configure_optimizers(), [p for p in lit.parameters() if p.requires_grad]
         half = self.config["trainer"]["precision"] == "bf16-mixed"
         started = now(device)
         for number, batch in enumerate(batches):
             if number == self.warm_up:
                 started = now(device)
-            optimizer.zero_grad()
+            clear_gradients(trained)
             with torch.autocast(device.type, torch.bfloat16) if half else nullcontext():
                 lit.step(lit.model, lit.loss, batch)
             optimizer.step()
