@@ -124,13 +124,18 @@ def check(config: Mapping[str, Any]) -> None:
     if runner(config) is not None:
         _check_values(config, only_given=True)
     else:
-        _check_stages(config)
+        check_stages(config)
     _, meta = open_dataset(config)
     chosen_schema(config, meta)
     chosen_downsample(config["dataset"]["downsample"], meta)
 
 
-def _check_stages(config: Mapping[str, Any]) -> None:
+def check_stages(config: Mapping[str, Any]) -> None:
+    """Refuse, for each stage, values and pairs that cannot be.
+
+    Raises:
+        SeqmtlError: says what to do.
+    """
     _check_values(config)
     for name, overrides in stages(config).items():
         _check_values(stage_config(config, overrides), f"model.stages.{name}: ")
