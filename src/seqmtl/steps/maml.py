@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from seqmtl.errors import SeqmtlError
 from seqmtl.nn.embedding import add_gradients, watch
@@ -111,7 +112,9 @@ class MAML:
         """Adds the gradient of one task to `.grad`."""
         support, query = episode.support, episode.query
         before: Tensor | None = None
-        with watch(model, cut=self.scope != "dense") as lookups:
+        # Fused attention has no second derivative.
+        plain_attention = contextlib.nullcontext() if self.first_order else sdpa_kernel(SDPBackend.MATH)
+        with plain_attention, watch(model, cut=self.scope != "dense") as lookups:
             if support is None or not self.alpha:
                 output = model(query)
             else:
