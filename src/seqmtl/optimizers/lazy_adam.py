@@ -1,0 +1,78 @@
+"""Adam that moves only those rows of an embedding table that have a gradient.
+
+The same as TensorFlow Addons' LazyAdam, and different mathematics from Adam (Kingma & Ba, ICLR 2015,
+https://arxiv.org/abs/1412.6980): there a row that is not read is still moved by what is left of its momentum, and its moments decay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.adam import adam
+
+from seqmtl.optimizers.rows import ByRows
+
+
+class LazyAdam(ByRows, torch.optim.Adam):
+    """torch's Adam; of the tables of FieldEmbedding, weights and moments of the rows with a gradient only.
+
+    A row's bias correction is that of the table's step, however often the row itself was moved. With weight decay the gradient of
+    L2 is added to rows that have another gradient, and to no others.
+
+    The moments are as large as the table, but a step costs what its rows cost. On a GPU it waits for the device.
+
+    Args:
+        params: parameters, or groups of them.
+        lr, betas, eps, weight_decay: of Adam.
+        fused: one kernel for all other parameters, and one for a table's rows.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
+        lr: float = 1e-3,
+        betas: Sequence[float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        fused: bool = True,
+    ) -> None:
+        super().__init__(params, lr=lr, betas=(betas[0], betas[1]), eps=eps, weight_decay=weight_decay, fused=fused)
+
+    def move(self, table: nn.Parameter, rows: Tensor, group: dict[str, Any]) -> None:
+        state = self.started(table, group)
+        if not len(rows):
+            state["step"] += 1
+            return
+        whole = (table, state["exp_avg"], state["exp_avg_sq"])
+        weight, m, v = (x.index_select(0, rows) for x in whole)
+        gradient = table.grad.index_select(0, rows)  # type: ignore[union-attr]
+        adam(
+            [weight],
+            [gradient],
+            [m],
+            [v],
+            [],
+            [state["step"]],
+            foreach=False,
+            fused=group["fused"],
+            amsgrad=False,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+        )
+        for x, moved in zip(whole, (weight, m, v), strict=True):
+            x.index_copy_(0, rows, moved)
+
+    def started(self, table: nn.Parameter, group: dict[str, Any]) -> dict[str, Tensor]:
+        """The state of a table, with the names that torch's Adam gives."""
+        state: dict[str, Tensor] = self.state[table]
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.float32, device=table.device if group["fused"] else "cpu")
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(table), torch.zeros_like(table)
+        return state
