@@ -3,8 +3,8 @@
 Unusual: what is read of the tables can be watched, and some of their rows shifted for a moment. A batch reads a few thousand of
 millions of rows; a step that needs gradients of single tasks, or weights at another place, works on those alone.
 
-A table's gradient is dense, and its memory is kept from step to step: it is zero but for the rows that a batch has read, so clearing
-those costs thousands of rows where a new gradient costs millions.
+A table's gradient is dense, and its memory is kept from step to step: it is zero but for the rows that a batch has read, so
+clearing those costs thousands of rows where a new gradient costs millions.
 
 And an optimizer may leave rows behind that no batch reads, if it is told before they are read.
 """
@@ -53,7 +53,7 @@ class FieldEmbedding(nn.Module):
             nn.init.uniform_(self.weight, -bound, bound)
         self.weight.register_post_accumulate_grad_hook(forget_rows)  # of autograd's own gradients, which end in any row
         self.before_read: list[BeforeRead] = []
-        setattr(self.weight, "before_read", self.before_read)  # for optimizers, which see parameters and no modules
+        self.weight.before_read = self.before_read  # type: ignore[attr-defined]  # for optimizers, which see no modules
         self.offset = {f.name: start for f, start in zip(fields, ends, strict=False)}
         self.register_buffer("offsets", torch.tensor(ends[:-1], dtype=torch.int64), persistent=False)
         self._watcher: list[Lookup] | None = None
@@ -119,7 +119,7 @@ def is_table(parameter: Tensor) -> bool:
 
 def call_before_read(table: Tensor, hook: BeforeRead) -> None:
     """From now on `hook` is called before rows of this table are read, and no other."""
-    getattr(table, "before_read")[:] = [hook]
+    table.before_read[:] = [hook]  # type: ignore[attr-defined]
 
 
 def touched_rows(parameter: Tensor) -> list[Tensor] | None:
@@ -130,7 +130,7 @@ def touched_rows(parameter: Tensor) -> list[Tensor] | None:
 
 def forget_rows(parameter: Tensor) -> None:
     """The gradient was written by another hand: any row may differ from zero."""
-    setattr(parameter, "touched", None)
+    parameter.touched = None  # type: ignore[attr-defined]
 
 
 def add_gradients(lookups: Iterable[Lookup]) -> None:
@@ -141,7 +141,7 @@ def add_gradients(lookups: Iterable[Lookup]) -> None:
         weight, flat = table.weight, rows.flatten().to(torch.int64)
         if weight.grad is None:
             weight.grad = torch.zeros_like(weight)
-            setattr(weight, "touched", [])
+            weight.touched = []  # type: ignore[attr-defined]
         weight.grad.index_add_(0, flat, vectors.grad.flatten(0, -2))
         noted = touched_rows(weight)
         if noted is not None:

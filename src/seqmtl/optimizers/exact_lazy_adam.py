@@ -1,7 +1,7 @@
-"""Adam that moves a row of an embedding table when it is read, by all that it has missed: the values of Adam, at the cost of lazy_adam.
+"""Adam that moves a row of an embedding table when it is read, by all that it has missed: Adam's values at the cost of LazyAdam.
 
-Unusual: between two steps a table is not what Adam would have made of it, but for the rows that are read. `catch_up` makes it whole.
-A checkpoint to go on from needs no catching up: the state holds when each row was moved last.
+Unusual: between two steps a table is not what Adam would have made of it, but for the rows that are read. `catch_up` makes it
+whole. A checkpoint to go on from needs no catching up: the state holds when each row was moved last.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ class ExactLazyAdam(LazyAdam):
         """Each rank reads other rows: their tables would come to differ in rounding."""
         if world_size > 1:
             raise SeqmtlError(
-                f"optimizer=exact_lazy_adam is for one process, not for {world_size} ranks, of which each would catch up other rows;"
-                " use optimizer=adam, which it equals, or optimizer=lazy_adam"
+                f"optimizer=exact_lazy_adam is for one process, not for {world_size} ranks, each of which would catch up"
+                " other rows; use optimizer=adam, which it equals, or optimizer=lazy_adam"
             )
 
     def move(self, table: nn.Parameter, rows: Tensor, group: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """Adam that moves only those rows of an embedding table that have a gradient.
 
-The same as TensorFlow Addons' LazyAdam, and different mathematics from Adam (Kingma & Ba, ICLR 2015,
-https://arxiv.org/abs/1412.6980): there a row that is not read is still moved by what is left of its momentum, and its moments decay.
+As TensorFlow's LazyAdam, and different mathematics from Adam (Kingma & Ba, ICLR 2015, https://arxiv.org/abs/1412.6980): there a
+row that is not read is still moved by what is left of its momentum, and its moments decay.
 """
 
 from __future__ import annotations

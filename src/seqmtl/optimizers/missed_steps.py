@@ -1,6 +1,6 @@
 """Where Adam would have moved numbers that had no gradient for some steps, in one go.
 
-Adam moves a number without a gradient by what is left of its momentum. From step a, at which it has the moments m and v, to step a+k:
+Adam moves a number without a gradient by what is left of its momentum. From step a, where its moments are m and v, to step a+k:
 
     Δw = -lr · m · Σ_j ρ^j h(j),   j = 1…k,   ρ = β₁/√β₂,   h(j) = r(a+j) / (√v + eps·√(1-β₂^(a+j))·β₂^(-j/2))
     m → β₁^k m,   v → β₂^k v,   r(s) = √(1-β₂^s)/(1-β₁^s)
@@ -92,7 +92,7 @@ class MissedSteps:
             if len(few):
                 parts = [x.index_select(0, few) for x in (weight, m, v)]
                 until = torch.minimum(now, now.new_full((), self.first))
-                self._one_by_one(*parts, since[few], until, lr)
+                self._one_by_one(parts[0], parts[1], parts[2], since[few], until, lr)
                 for whole, part in zip((weight, m, v), parts, strict=True):
                     whole.index_copy_(0, few, part)
                 since = since.index_copy(0, few, until.expand(len(few)))

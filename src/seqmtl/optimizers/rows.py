@@ -51,7 +51,7 @@ class ByRows(torch.optim.Optimizer):
     """To stand before an optimizer of torch among the bases of a class: `step` is that one's, but for tables."""
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():
