@@ -103,7 +103,7 @@ class ExactLazyAdam(LazyAdam):
         if rows is None:
             self.catch_up()
         elif not self.whole and self.state[table]:
-            rows = rows.flatten()
+            rows = rows.flatten().to(torch.int64)
             last = self.state[table]["last"].index_select(0, rows)
             self._bring_up(table, rows[self._behind(self.state[table], last)].unique(), group)
 

@@ -120,8 +120,8 @@ class MissedSteps:
         beta1, beta2 = betas_of(self.betas, weight.dtype)
         for step in range(int(since.min()) + 1, int(until) + 1):
             moves = (since < step).unsqueeze(1)
-            m.mul_(torch.where(moves, beta1, 1.0).to(m.dtype))
-            v.mul_(torch.where(moves, beta2, 1.0).to(v.dtype))
+            m.copy_(torch.where(moves, m * beta1, m))
+            v.copy_(torch.where(moves, v * beta2, v))
             divisor = v.sqrt().div_(math.sqrt(1 - self.betas[1] ** step)).add_(self.eps)
             weight.sub_(torch.where(moves, m / divisor, 0.0), alpha=lr / (1 - self.betas[0] ** step))
 
