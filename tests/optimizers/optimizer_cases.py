@@ -1,8 +1,8 @@
-"""Trainings in this process, without MLflow, and a table whose rows get gradients by hand."""
+"""The optimizers of the YAMLs, and a table whose rows get gradients by hand."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,11 @@ from torch import Tensor, nn
 
 from seqmtl.build import build
 from seqmtl.nn.embedding import FieldEmbedding
-from seqmtl.stage import Stage
 from seqmtl.types import Field
 
 CONF = Path(__file__).parents[2] / "conf"
 NAMES = sorted(path.stem for path in (CONF / "optimizer").glob("*.yaml"))
 BY_ROWS = ["exact_lazy_adam", "lazy_adam", "rowwise_adagrad"]
-Make = Callable[..., Stage]
 
 
 def optimizer_of(name: str, params: Any, **options: Any) -> Any:
