@@ -277,3 +277,24 @@ def test_reading_costs_nothing_without_such_an_optimizer() -> None:
     optimizer_of("adam", [lazy.weight])
     assert isinstance(lazy, FieldEmbedding)
     assert lazy.before_read == []
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", NAMES)
+def test_a_gpu_does_what_the_cpu_does(name: str) -> None:
+    models = [Twice(), Twice().cuda()]
+    optimizers = [optimizer_of(name, model.parameters()) for model in models]
+    for step in range(120):
+        for model, optimizer in zip(models, optimizers, strict=True):
+            torch.manual_seed(step)
+            pulled = gradient([step % 31, step % 7], torch.zeros_like(model.items.weight, device="cpu"))
+            model.items.weight.grad = pulled.to(model.items.weight)
+            model.items(torch.tensor([[step % 11]], device=model.items.weight.device))
+            optimizer.step()
+    for model, optimizer in zip(models, optimizers, strict=True):
+        if hasattr(optimizer, "catch_up"):
+            optimizer.catch_up()
+        state = optimizer.state_dict()
+        optimizer.load_state_dict(state)
+        assert all(x.device == model.items.weight.device for x in optimizer.state[model.items.weight].values() if x.ndim)
+    assert largest(models[0].items.weight, models[1].items.weight.cpu()) < 1e-10

@@ -105,7 +105,7 @@ def test_the_rules_are_exact_for_polynomials() -> None:
 @pytest.mark.parametrize(
     ("betas", "eps", "words"),
     [
-        ((0.9, 0.8), 1e-8, "does not die out"),
+        ((0.9, 0.8), 1e-8, "does not die out soon"),
         ((0.999, 0.999), 1e-8, "must be well below"),
         ((0.9, 0.999), 0.0, "eps above 0"),
         ((0.0, 0.999), 1e-8, "betas between 0 and 1"),

@@ -75,11 +75,11 @@ class ExactLazyAdam(LazyAdam):
                 " other rows; use optimizer=adam, which it equals, or optimizer=lazy_adam"
             )
 
-    def move(self, table: nn.Parameter, rows: Tensor, group: dict[str, Any]) -> None:
+    def move(self, table: nn.Parameter, rows: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         self.whole = False
         state = self.started(table, group)
         self._bring_up(table, rows, group)  # in case that the gradient came from elsewhere
-        super().move(table, rows, group)
+        super().move(table, rows, gradient, group)
         state["last"].index_copy_(0, rows, state["step"].to(state["last"]).expand(len(rows)))
 
     @torch.no_grad()
@@ -91,8 +91,7 @@ class ExactLazyAdam(LazyAdam):
             for table in tables_of([group]):
                 state = self.state[table]
                 if state:
-                    behind = self._behind(state, state["last"]).nonzero().squeeze(1)
-                    for some in behind.split(CHUNK):
+                    for some in torch.arange(len(table), device=table.device).split(CHUNK):
                         self._bring_up(table, some, group)
                     if state["step"] >= self.missed.first:
                         self.settled.add(table)
@@ -103,30 +102,28 @@ class ExactLazyAdam(LazyAdam):
         if rows is None:
             self.catch_up()
         elif not self.whole and self.state[table]:
-            rows = rows.flatten().to(torch.int64)
-            last = self.state[table]["last"].index_select(0, rows)
-            self._bring_up(table, rows[self._behind(self.state[table], last)].unique(), group)
+            self._bring_up(table, rows.flatten().to(torch.int64), group, repeated=True)
 
-    def _bring_up(self, table: nn.Parameter, rows: Tensor, group: dict[str, Any]) -> None:
-        """Bring distinct rows (n,) to where they are after the step that was taken last."""
+    def _bring_up(self, table: nn.Parameter, rows: Tensor, group: dict[str, Any], repeated: bool = False) -> None:
+        """Bring rows (n,) to where they are after the step that was taken last.
+
+        Args:
+            repeated: whether a row may stand there twice.
+        """
         state = self.state[table]
         last = state["last"].index_select(0, rows)
-        behind = self._behind(state, last)
-        rows, last = rows[behind], last[behind]
+        # A row that was never moved, 0, has no momentum and misses nothing.
+        rows = rows[(last > 0) & (last < state["step"])]
         if not len(rows):
             return
-        whole = (table, state["exp_avg"], state["exp_avg_sq"])
-        weight, m, v = parts = [x.index_select(0, rows) for x in whole]
+        if repeated:
+            rows = rows.unique()
+        last = state["last"].index_select(0, rows)
+        weight, m, v = self.taken(table, rows)
         now = state["step"].to(last)
         self.missed(weight, m, v, last, now, group["lr"], young=table not in self.settled)
-        for x, part in zip(whole, parts, strict=True):
-            x.index_copy_(0, rows, part)
+        self.put(table, rows, weight, m, v)
         state["last"].index_copy_(0, rows, now.expand(len(rows)))
-
-    @staticmethod
-    def _behind(state: dict[str, Tensor], last: Tensor) -> Tensor:
-        """Which have missed a step; a row that was never moved, 0, has no momentum and misses nothing."""
-        return (last > 0) & (last < state["step"])
 
     def started(self, table: nn.Parameter, group: dict[str, Any]) -> dict[str, Tensor]:
         state = super().started(table, group)

@@ -41,14 +41,12 @@ class LazyAdam(ByRows, torch.optim.Adam):
     ) -> None:
         super().__init__(params, lr=lr, betas=(betas[0], betas[1]), eps=eps, weight_decay=weight_decay, fused=fused)
 
-    def move(self, table: nn.Parameter, rows: Tensor, group: dict[str, Any]) -> None:
+    def move(self, table: nn.Parameter, rows: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state = self.started(table, group)
         if not len(rows):
             state["step"] += 1
             return
-        whole = (table, state["exp_avg"], state["exp_avg_sq"])
-        weight, m, v = (x.index_select(0, rows) for x in whole)
-        gradient = table.grad.index_select(0, rows)  # type: ignore[union-attr]
+        weight, m, v = self.taken(table, rows)
         adam(
             [weight],
             [gradient],
@@ -66,13 +64,25 @@ class LazyAdam(ByRows, torch.optim.Adam):
             eps=group["eps"],
             maximize=False,
         )
-        for x, moved in zip(whole, (weight, m, v), strict=True):
-            x.index_copy_(0, rows, moved)
+        self.put(table, rows, weight, m, v)
 
     def started(self, table: nn.Parameter, group: dict[str, Any]) -> dict[str, Tensor]:
-        """The state of a table, with the names that torch's Adam gives."""
+        """The state of a table: the number of its steps, and m and v of a row side by side, (rows,2D).
+
+        What such a step costs is the way to rows far apart in memory: one less is a third less.
+        """
         state: dict[str, Tensor] = self.state[table]
         if not state:
             state["step"] = torch.zeros((), dtype=torch.float32, device=table.device if group["fused"] else "cpu")
-            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(table), torch.zeros_like(table)
+            state["moments"] = table.new_zeros(len(table), 2 * table.shape[1], requires_grad=False)
         return state
+
+    def taken(self, table: nn.Parameter, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Copies of rows (n,): weights, m and v, (n,D) each."""
+        m, v = self.state[table]["moments"].index_select(0, rows).chunk(2, 1)
+        return table.index_select(0, rows), m.contiguous(), v.contiguous()
+
+    def put(self, table: nn.Parameter, rows: Tensor, weight: Tensor, m: Tensor, v: Tensor) -> None:
+        """Write them back."""
+        table.index_copy_(0, rows, weight)
+        self.state[table]["moments"].index_copy_(0, rows, torch.cat((m, v), 1))

@@ -26,7 +26,7 @@ from seqmtl.errors import SeqmtlError
 TOLERANCE = 1e-7  # relative, of Δw: the rounding of float32
 NEGLIGIBLE = 1e-9  # ρ^j from which on terms are left out
 POINTS = range(4, 13)
-LONGEST = 2500  # terms
+LONGEST = 1100  # terms
 
 
 class MissedSteps:
@@ -41,6 +41,7 @@ class MissedSteps:
 
     def __init__(self, betas: tuple[float, float], eps: float) -> None:
         self.betas, self.eps = betas, eps
+        self.rules: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
         beta1, beta2 = betas
         if not 0 < beta1 < 1 or not 0 < beta2 < 1 or not eps > 0:
             raise SeqmtlError(f"optimizer=exact_lazy_adam needs betas between 0 and 1 and eps above 0, not {list(betas)} and {eps}")
@@ -48,10 +49,10 @@ class MissedSteps:
         terms = math.ceil(math.log(NEGLIGIBLE) / math.log(rho)) if rho < 1 else LONGEST + 1
         if terms > LONGEST:
             raise SeqmtlError(
-                f"optimizer=exact_lazy_adam sums what a row has missed, which does not die out with betas={list(betas)}:"
+                f"optimizer=exact_lazy_adam sums what a row has missed, which does not die out soon with betas={list(betas)}:"
                 " betas[0]² must be well below betas[1], as in [0.9, 0.999]; optimizer=adam takes any"
             )
-        self.first = math.ceil(8 / (1 - rho))  # up to this step, one by one
+        self.first = math.ceil(8 / (1 - rho))  # up to this step, one by one; the earlier it is, the more points it takes
         for points in POINTS:
             self.x, self.c = gauss(rho, terms, points)
             if self._error(rho, terms) < TOLERANCE:
@@ -100,16 +101,16 @@ class MissedSteps:
 
     def _at_once(self, weight: Tensor, m: Tensor, v: Tensor, since: Tensor, k: Tensor, lr: float) -> None:
         beta1, beta2 = betas_of(self.betas, weight.dtype)
-        if self.x.device != weight.device:
-            self.x, self.c = self.x.to(weight.device), self.c.to(weight.device)
+        kind = (weight.device, weight.dtype)
+        if kind not in self.rules:
+            self.rules[kind] = (self.x.to(weight), self.c.to(weight))
         place = k.clamp(max=len(self.x) - 1)
-        x = self.x.index_select(0, place)  # (n,points)
+        x, c = (part.index_select(0, place) for part in self.rules[kind])  # (n,points)
         r, d = self._of_step(since.unsqueeze(1) + x, x, math.log(beta2))
-        factors = (self.c.index_select(0, place) * r * -lr).to(weight.dtype)
-        beside = d.to(weight.dtype)
+        factors = c * r * -lr
         root = v.sqrt()
         total = torch.zeros_like(root)
-        for factor, more in zip(factors.split(1, 1), beside.split(1, 1), strict=True):
+        for factor, more in zip(factors.split(1, 1), d.split(1, 1), strict=True):
             total.addcdiv_(factor, root + more)
         weight.addcmul_(m, total)
         steps = k.unsqueeze(1).double()

@@ -18,20 +18,23 @@ def tables_of(groups: Iterable[dict[str, Any]]) -> list[nn.Parameter]:
     return [parameter for group in groups for parameter in group["params"] if is_table(parameter)]
 
 
-def rows_with_gradient(table: nn.Parameter) -> Tensor:
-    """The rows (n,) in which the gradient is not zero, sorted; the table must have one.
+def rows_with_gradient(table: nn.Parameter) -> tuple[Tensor, Tensor]:
+    """The rows (n,) in which the gradient is not zero, sorted, and the gradient there (n,D); the table must have one.
 
     Where nobody has noted which rows were read, the whole gradient is looked through. On a GPU this waits for the device.
     """
     assert table.grad is not None
     noted = touched_rows(table)
     if noted is None:
-        return (table.grad != 0).any(1).nonzero().squeeze(1)
+        rows = (table.grad != 0).any(1).nonzero().squeeze(1)
+        return rows, table.grad.index_select(0, rows)
     if not noted:
-        return torch.empty(0, dtype=torch.int64, device=table.device)
+        return torch.empty(0, dtype=torch.int64, device=table.device), table.grad[:0]
     rows = torch.cat(noted).unique()
+    gradient = table.grad.index_select(0, rows)
     # Rows that were read in vain are left out: of several ranks none could tell them from rows that were not read.
-    return rows[(table.grad.index_select(0, rows) != 0).any(1)]
+    pulled = (gradient != 0).any(1)
+    return rows[pulled], gradient[pulled]
 
 
 @contextlib.contextmanager
@@ -61,9 +64,10 @@ class ByRows(torch.optim.Optimizer):
         for group in self.param_groups:
             for table in tables_of([group]):
                 if table.grad is not None:
-                    self.move(table, rows_with_gradient(table), group)
+                    rows, gradient = rows_with_gradient(table)
+                    self.move(table, rows, gradient, group)
         return loss
 
     @abstractmethod
-    def move(self, table: nn.Parameter, rows: Tensor, group: dict[str, Any]) -> None:
-        """One step of a table in which these rows (n,), sorted and distinct, have a gradient."""
+    def move(self, table: nn.Parameter, rows: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        """One step of a table in which these rows (n,), sorted and distinct, have a gradient (n,D), which may be written into."""

@@ -45,11 +45,10 @@ class RowwiseAdagrad(ByRows, torch.optim.Adagrad):
         for table in tables_of(self.param_groups):
             self.state[table]["sum"] = table.new_full((len(table),), initial_accumulator_value, requires_grad=False)
 
-    def move(self, table: nn.Parameter, rows: Tensor, group: dict[str, Any]) -> None:
+    def move(self, table: nn.Parameter, rows: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state: dict[str, Tensor] = self.state[table]
         state["step"] += 1
         weight = table.index_select(0, rows)
-        gradient = table.grad.index_select(0, rows)  # type: ignore[union-attr]
         if group["weight_decay"]:
             gradient.add_(weight, alpha=group["weight_decay"])
         squares = state["sum"].index_select(0, rows) + gradient.square().mean(1)
