@@ -89,7 +89,7 @@ class ExactLazyAdam(LazyAdam):
             return
         for group in self.param_groups:
             for table in tables_of([group]):
-                state = self.state[table]
+                state = self.state.get(table)  # [table] would make one
                 if state:
                     for some in torch.arange(len(table), device=table.device).split(CHUNK):
                         self._bring_up(table, some, group)
@@ -101,7 +101,7 @@ class ExactLazyAdam(LazyAdam):
     def _before_read(self, table: nn.Parameter, group: dict[str, Any], rows: Tensor | None) -> None:
         if rows is None:
             self.catch_up()
-        elif not self.whole and self.state[table]:
+        elif not self.whole and self.state.get(table):
             self._bring_up(table, rows.flatten().to(torch.int64), group, repeated=True)
 
     def _bring_up(self, table: nn.Parameter, rows: Tensor, group: dict[str, Any], repeated: bool = False) -> None:
