@@ -9,7 +9,7 @@ DEMO_MODELS = shared_bottom,mmoe,aitm,apem
 PATHS = src tests benchmarks
 RUNS = seeds=$(SEEDS) launcher=parallel $(OPTIONS)
 
-.PHONY: tables-tiny help setup demo test check format prepare ui bench chaos wheel clean
+.PHONY: tables-tiny help setup demo test check format prepare ui bench baselines chaos wheel clean
 .PHONY: reproduce-table2 reproduce-table2-industrial aitm-table3 apem-table3 apem-table4 apem-table5 apem-figure9 man-table1 man-table2
 .PHONY: dtrn-table1 dtrn-table4 dtrn-table5 dtrn-table6 dtrn-table7 dtrn-table8 dtrn-table9 all-models
 .DEFAULT_GOAL := help
@@ -105,7 +105,10 @@ prepare: setup  ## raw files to shards: make prepare DATASET=kuairand
 ui: setup  ## MLflow in the browser at http://127.0.0.1:5000
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///outputs/mlflow.db --host 127.0.0.1 --port 5000
 
-bench: setup  ## logistic regression and LightGBM on data/kuairand (make prepare DATASET=kuairand)
+bench: setup  ## speed beside torch-rechub and DeepCTR-Torch, in an environment of their own: make bench OPTIONS='--only train'
+	$(BIN)/python benchmarks/bench.py $(OPTIONS)
+
+baselines: setup  ## logistic regression and LightGBM on data/kuairand (make prepare DATASET=kuairand)
 	$(BIN)/python benchmarks/kuairand_baselines.py
 
 chaos: setup  ## kill jobs, sweeps, ranks and writers at random moments (SEED=… repeats them), and compare; some ten minutes

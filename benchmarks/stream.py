@@ -8,6 +8,7 @@ memory: torch's DataLoader over a TensorDataset, which fetches row by row.
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 import tempfile
@@ -77,8 +78,8 @@ class Memory:
         return int(line.split()[1]) / 1024
 
 
-def one(directory: Path, what: str, batch: int, workers: int) -> None:
-    """Goes through an epoch and prints what it took."""
+def one(directory: Path, what: str, batch: int, workers: int) -> dict[str, Any]:
+    """Goes through an epoch: rows, seconds, and the most memory above the imports in MB."""
     meta = read_meta(directory)
     schema = meta.schema()
     if what == "histories":
@@ -100,10 +101,13 @@ def one(directory: Path, what: str, batch: int, workers: int) -> None:
         rows_seen += len(b[0]) if isinstance(b, list) else len(b)
     seconds = time.perf_counter() - started
     assert rows_seen == meta.rows["train"]
-    peak = memory.stop()
+    return {"rows": rows_seen, "seconds": seconds, "peak_mb": memory.stop()}
+
+
+def tell(found: dict[str, Any], what: str, workers: int) -> None:
     name = f"{what}, {workers} workers" if what != "peer" else "peer: DataLoader over TensorDataset"
-    speed = f"{rows_seen / seconds / 1e6:6.2f} M rows/s"
-    print(f"{rows_seen:>12,} rows  {name:<38} {speed}  peak {peak:6.0f} MB above the imports", flush=True)
+    speed = f"{found['rows'] / found['seconds'] / 1e6:6.2f} M rows/s"
+    print(f"{found['rows']:>12,} rows  {name:<38} {speed}  peak {found['peak_mb']:6.0f} MB above the imports", flush=True)
 
 
 def main() -> None:
@@ -111,10 +115,15 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--batch", type=int, default=2000)
     parser.add_argument("--one", nargs=3, metavar=("DIR", "WHAT", "WORKERS"), help=argparse.SUPPRESS)
+    parser.add_argument("--json", action="store_true", help=argparse.SUPPRESS)  # of --one
     arguments = parser.parse_args()
     if arguments.one:
         directory, what, workers = arguments.one
-        one(Path(directory), what, arguments.batch, int(workers))
+        found = one(Path(directory), what, arguments.batch, int(workers))
+        if arguments.json:
+            print(json.dumps(found))
+        else:
+            tell(found, what, int(workers))
         return
     with tempfile.TemporaryDirectory() as scratch:
         for rows in (arguments.rows // 4, arguments.rows // 2, arguments.rows):

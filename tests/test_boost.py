@@ -13,15 +13,11 @@ import pytest
 import yaml
 from sklearn.metrics import log_loss, roc_auc_score
 
+from boost_cases import SMALL, TASKS, columns, points, rewrite, small
 from conftest import FIELDS, write_dataset
 from seqmtl import boost, job
 from seqmtl.errors import SeqmtlError
-from seqmtl.runner import reduced
 from seqmtl.runs import Run
-from seqmtl.tracking import Tracker
-
-TASKS = ("click", "purchase")
-SMALL = {"rounds": 30, "patience": 5, "num_leaves": 7, "learning_rate": 0.3}
 
 
 @pytest.fixture(autouse=True)
@@ -31,42 +27,7 @@ def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def boosted(plan: Any) -> Any:
-    """boosted("seed=2", name="a", model={…}, dataset={…}) → the run directory of a small model=lightgbm."""
-
-    def make(*overrides: str, name: str = "run", model: Any = None, dataset: Any = None, trainer: Any = None) -> Path:
-        run_dir: Path = plan("model=lightgbm", *overrides, name=name)
-        config = reduced(job.read_config(run_dir))
-        config["model"] |= SMALL | (model or {})
-        config["dataset"] |= dataset or {}
-        config["trainer"] |= trainer or {}
-        (run_dir / "config.yaml").write_text(yaml.safe_dump(config))
-        return run_dir
-
-    return make
-
-
-def columns(directory: Path, split: str, names: tuple[str, ...]) -> Any:
-    """Of the shards, without any code of seqmtl."""
-    return pl.read_parquet(sorted((directory / split).glob("*.parquet"))).select(names).to_numpy()
-
-
-def rewrite(directory: Path, change: Any) -> None:
-    """Other labels; `change` takes a split and its frame. meta.json counts nothing, so nothing else has to change."""
-    for shard in directory.glob("*/*.parquet"):
-        change(shard.parent.name, pl.read_parquet(shard)).write_parquet(shard)
-
-
-def points(run_dir: Path) -> dict[str, list[int]]:
-    """{metric: the steps that it was logged at}, of the only MLflow run; they are all different."""
-    from mlflow import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{run_dir.parent}/mlflow.db")
-    found = client.search_runs([client.get_experiment_by_name("aliccp_sim").experiment_id])
-    (run,) = [r for r in found if r.info.status == "FINISHED"]
-    assert len(found) == 1
-    histories = {key: [m.step for m in client.get_metric_history(run.info.run_id, key)] for key in run.data.metrics}
-    assert all(len(set(steps)) == len(steps) for steps in histories.values())
-    return {key: sorted(steps) for key, steps in histories.items()}
+    return small(plan)
 
 
 def test_what_a_run_leaves(boosted: Any, plan: Any, dataset: Path) -> None:
@@ -184,89 +145,6 @@ def test_the_same_seed_gives_the_same_bits_on_any_threads_and_another_does_not(b
     assert metrics[0] == metrics[1] == metrics[2] != metrics[3]
 
 
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing of the job may tidy up."""
-
-
-@pytest.mark.parametrize("at", ["in the first task", "between the tasks", "before the test"])
-def test_a_job_that_was_cut_off_keeps_the_boosters_that_are_whole(boosted: Any, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
-    expected = job.run(boosted(name="whole"))
-    cut = boosted(name="cut")
-    grown: list[str] = []
-    grow, update, logits = boost._grow, lgb.Booster.update, boost._logits
-    updates = 0
-
-    def killed_between(*args: Any) -> Any:
-        grown.append(args[0])
-        if at == "between the tasks" and len(grown) == 2:
-            raise Killed
-        return grow(*args)
-
-    def killed_in(self: Any, *args: Any) -> Any:
-        nonlocal updates
-        updates += 1
-        if at == "in the first task" and updates == 4:
-            raise Killed
-        return update(self, *args)
-
-    def killed_before(*args: Any) -> Any:
-        if at == "before the test":
-            raise Killed
-        return logits(*args)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(boost, "_grow", killed_between)
-        patched.setattr(lgb.Booster, "update", killed_in)
-        patched.setattr(boost, "_logits", killed_before)
-        patched.setattr(job, "_failed", lambda *_: None)
-        with pytest.raises(Killed):
-            job.run(cut)
-    whole = {"in the first task": [], "between the tasks": ["click"], "before the test": ["click", "purchase"]}[at]
-    assert Run(cut).status()["state"] == "running"
-    assert sorted(p.name for p in cut.glob("*best*")) == [f"best.{task}.txt" for task in whole], "no half file"
-    grown.clear()
-    monkeypatch.setattr(boost, "_grow", lambda *args: (grown.append(args[0]), grow(*args))[1])
-    assert job.run(cut) == expected
-    assert grown == [task for task in TASKS if task not in whole]
-    assert (cut / "test_logits.npy").read_bytes() == (cut.parents[1] / "whole" / "run" / "test_logits.npy").read_bytes()
-    if whole:
-        logged = points(cut)
-        assert len(logged["val/auc/click"]) == expected["trees/click"] + SMALL["patience"], "one MLflow run, no point twice"
-
-
-def test_a_damaged_booster_is_boosted_anew(boosted: Any) -> None:
-    """LightGBM itself aborts the process on a file that is cut off."""
-    run_dir = boosted()
-    expected = job.run(run_dir)
-    before = {path.name: path.read_bytes() for path in (run_dir / "best.click.txt", run_dir / "test_logits.npy")}
-    (run_dir / "best.click.txt").write_bytes(before["best.click.txt"][:-300])
-    (run_dir / "metrics.json").unlink()
-    assert job.run(run_dir) == expected
-    assert {name: (run_dir / name).read_bytes() for name in before} == before
-    assert "best.click.txt is damaged: it is boosted anew" in (run_dir / "job.log").read_text()
-    assert points(run_dir)["val/auc/click"], "one MLflow run, no point twice"
-
-
-def test_boosters_of_other_data_are_not_kept(boosted: Any, dataset: Path) -> None:
-    run_dir = boosted()
-    before = job.run(run_dir)
-    rewrite(dataset, lambda _, frame: frame.with_columns(user=39 - pl.col("user"), click=pl.col("purchase")))
-    assert job.run(run_dir) != before
-    assert (run_dir / "attempt-1" / "best.click.txt").exists()
-
-
-def test_data_that_are_prepared_anew_under_a_run_are_refused(boosted: Any, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    grow = boost._grow
-
-    def swapped(*args: Any) -> Any:
-        rewrite(dataset, lambda _, frame: frame.with_columns(user=39 - pl.col("user")))
-        return grow(*args)
-
-    monkeypatch.setattr(boost, "_grow", swapped)
-    with pytest.raises(SeqmtlError, match="were prepared anew while this run trained on them; run the command again"):
-        job.run(boosted())
-
-
 def test_chosen_tasks_and_fields_are_read_in_their_order(boosted: Any, dataset: Path) -> None:
     both = boosted(name="both")
     job.run(both)
@@ -354,13 +232,3 @@ def test_ids_beyond_the_integers_of_float32_stay_apart() -> None:
     assert len(ids) == 2
     assert ids[0][0] != ids[1][0]
     assert ids[0:2].tolist() == [[2.0**24, 5.0], [2.0**24 + 1, 6.0]]
-
-
-def test_points_are_sent_before_a_booster_is_kept(boosted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a resumed run does not compute again must be there."""
-    order: list[str] = []
-    flush, write = Tracker.flush, boost.write_file
-    monkeypatch.setattr(Tracker, "flush", lambda self: (order.append(f"{len(self.pending)} points"), flush(self))[1])
-    monkeypatch.setattr(boost, "write_file", lambda path, data: (order.append(path.name), write(path, data))[1])
-    job.run(boosted(model={"rounds": 2, "patience": 9}, trainer={"log_every": 50}))
-    assert order[:4] == ["4 points", "best.click.txt", "4 points", "best.purchase.txt"]

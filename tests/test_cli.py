@@ -113,6 +113,7 @@ def test_a_verb_in_the_wrong_place(words: list[str], says: str) -> None:
         ("seqmtl model=ap", "model=apem"),
         ("seqmtl prepare dataset=kua", "dataset=kuairand"),
         ("seqmtl prepare overw", "overwrite="),
+        ("seqmtl bench model=ap", "model=apem"),
     ],
 )
 def test_the_shell_completes(tmp_path: Path, line: str, offers: str) -> None:

@@ -18,7 +18,8 @@ from seqmtl import compare
 from seqmtl.data.meta import data_version, read_meta
 from seqmtl.errors import SeqmtlError
 from seqmtl.runs import Run, run_directory
-from seqmtl.tables.comparison import METRICS, Measured, Test, sentence
+from seqmtl.tables.comparison import METRICS, Measured, sentence
+from seqmtl.tables.content import Comparison
 from seqmtl.tables.predictions import labels, probability
 
 TASKS = ("click", "purchase")
@@ -239,8 +240,9 @@ def test_a_model_that_diverged_is_named(make: Make) -> None:
 def measured(
     rows_p: float | None, seeds_p: float | None, value: float = 0.01, bootstrap_p: float | None = None, metric: str = "auc"
 ) -> Measured:
-    def test(p: float | None, method: str, note: str) -> Test:
-        return Test(value, None if p is None else (value - 0.005, value + 0.005), p, None, method, "" if p is not None else note)
+    def test(p: float | None, method: str, note: str) -> Comparison:
+        interval = None if p is None else (value - 0.005, value + 0.005)
+        return Comparison("old", value, interval, p, None, method, "" if p is not None else note)
 
     seeds = test(seeds_p, "paired t-test over 5 seeds", "2 common seeds; 3 are needed")
     other = None if bootstrap_p is None else test(bootstrap_p, "bootstrap", "")

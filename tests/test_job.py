@@ -1,15 +1,9 @@
-"""One job: what it writes, exact resume, selection, stages, and that every option is read."""
+"""One job: what it writes, selection, stages."""
 
 from __future__ import annotations
 
 import json
-import pkgutil
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +12,9 @@ import pytest
 import torch
 import yaml
 
-from conftest import CONF, write_dataset
+from conftest import write_dataset
 from seqmtl import job
 from seqmtl.errors import SeqmtlError
-from seqmtl.metrics import TaskMetrics
 from seqmtl.runs import Run
 
 
@@ -79,148 +72,6 @@ def test_two_models_with_one_seed_see_the_same_rows(plan: Any, monkeypatch: pyte
         seen.append([])
         job.run(plan(f"model={model}", "trainer.max_epochs=2", name=model))
     assert seen[0] == seen[1]
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing of the job may tidy up."""
-
-
-MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml") if "\nrunner:" not in path.read_text())
-
-
-@pytest.mark.parametrize("model", [pytest.param(m, marks=[pytest.mark.slow] * (m != "single_task")) for m in MODELS])
-def test_a_job_cut_off_three_times_ends_as_an_undisturbed_one(
-    plan: Any, with_histories: list[str], model: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from seqmtl.lit import Lit
-
-    storage = "memory" if model == "apem" else "disk"
-    options = (f"model={model}", *with_histories, "trainer.checkpoint_every=5", f"dataset.storage={storage}", "trainer.workers=2")
-    whole = plan(*options, name="whole")
-    expected = job.run(whole)
-    cut = plan(*options, name="cut")
-    real = Lit.training_step
-    monkeypatch.setattr(job, "_failed", lambda *_: None)
-    for at in (3, 17, 29):  # before the first checkpoint, in the second epoch, in the third
-
-        def step(self: Any, batch: Any, batch_idx: int, at: int = at) -> None:
-            if self.global_step == at:
-                raise Killed
-            real(self, batch, batch_idx)
-
-        monkeypatch.setattr(Lit, "training_step", step)
-        with pytest.raises(Killed):
-            job.run(cut)
-        assert Run(cut).status()["state"] == "running"
-    monkeypatch.setattr(Lit, "training_step", real)
-    assert job.run(cut) == expected
-    assert (cut / "metrics.json").read_bytes() == (whole / "metrics.json").read_bytes()
-    assert (cut / "test_logits.npy").read_bytes() == (whole / "test_logits.npy").read_bytes()
-
-
-@pytest.mark.parametrize(
-    "where",
-    [
-        "seqmtl.checkpoint.Selection.on_validation_end",
-        "seqmtl.checkpoint.LastCheckpoint._save",
-        "seqmtl.stage.Stage.test",
-        "seqmtl.tracking.Tracker.end",
-        "seqmtl.runs.Run.write_status",
-    ],
-)
-@pytest.mark.parametrize("after", [pytest.param(False, marks=pytest.mark.slow), True], ids=["before", "after"])
-def test_a_job_cut_off_anywhere_ends_the_same_with_one_mlflow_run(
-    plan: Any, where: str, after: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    expected = job.run(plan("model=mmoe", name="whole"))
-    cut = plan("model=mmoe", name="cut")
-    module, _, name = where.rpartition(".")
-    real = getattr(pkgutil.resolve_name(module), name)
-    calls = []
-
-    def die(*args: Any, **kwargs: Any) -> Any:
-        calls.append(args)
-        # Run.write_status is also how a run begins: its second call says that it is finished.
-        fatal = len(calls) == 2 or where.endswith((".test", ".end"))
-        if not fatal or after:
-            result = real(*args, **kwargs)
-        if fatal:
-            raise Killed
-        return result
-
-    with monkeypatch.context() as patched:
-        patched.setattr(where, die)
-        patched.setattr(job, "_failed", lambda *_: None)
-        with pytest.raises(Killed):
-            job.run(cut)
-    assert job.run(cut) == expected
-    assert Run(cut).status()["state"] == "finished"
-    from mlflow import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{cut.parent}/mlflow.db")
-    (run,) = client.search_runs([client.get_experiment_by_name("aliccp_sim").experiment_id])
-    assert run.info.status == "FINISHED"
-    history = client.get_metric_history(run.info.run_id, "val/auc/click")
-    assert len({m.step for m in history}) == len(history) == 3, "no point twice"
-
-
-def test_a_full_disk_is_told_in_words(plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    import errno
-
-    run_dir = plan("model=mmoe")
-    real = Path.open
-
-    def full(self: Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
-        if self.name.startswith(".last.ckpt"):
-            raise OSError(errno.ENOSPC, "No space left on device", str(self))
-        return real(self, mode, *args, **kwargs)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Path, "open", full)
-        with pytest.raises(SeqmtlError, match=r"could not write .*last\.ckpt.*: no space left on the disk; make room there"):
-            job.run(run_dir)
-    assert not list(run_dir.glob("*.tmp"))
-    assert not list(run_dir.glob(".*.tmp"))
-    assert "no space left" in Run(run_dir).status()["error"]
-
-
-def test_a_finished_run_on_other_data_is_repeated(tmp_path: Path, dataset: Path, plan: Any) -> None:
-    """Also through the command line's own path: the config that is run is the new one."""
-    from seqmtl.plan import Planned
-    from seqmtl.sweep import claim
-
-    run_dir = plan("model=mmoe")
-    before = job.run(run_dir)
-    elsewhere = write_dataset(tmp_path / "other" / "aliccp_sim", seed=5)
-    config = job.read_config(run_dir) | {"data_dir": str(elsewhere.parent)}
-    planned = Planned(config, Run(run_dir))
-    assert claim(planned), "there is something to do"
-    assert job.run(run_dir) != before
-    assert (run_dir / "attempt-1" / "metrics.json").exists()
-    assert job.read_config(run_dir)["data_dir"] == str(elsewhere.parent)
-    assert not claim(planned)
-
-
-@pytest.mark.slow
-def test_a_process_killed_three_times_ends_as_an_undisturbed_one(plan: Any) -> None:
-    options = ("model=aitm", "trainer.max_epochs=6", "trainer.patience=6", "batch_size=2", "trainer.checkpoint_every=20")
-    whole, cut = plan(*options, name="whole"), plan(*options, name="cut")
-    expected = job.run(whole)
-    command = [sys.executable, "-m", "seqmtl.job", str(cut)]
-    for epoch in (1, 2, 4):
-        process = subprocess.Popen(command)
-        for _ in range(600):
-            time.sleep(0.05)
-            log = cut / "job.log"
-            if log.exists() and f"epoch {epoch}/6" in log.read_text():
-                break
-        time.sleep(0.3)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert not (cut / "metrics.json").exists(), "killed too late to show anything"
-    subprocess.run(command, check=True)
-    assert json.loads((cut / "metrics.json").read_text()) == expected
-    assert (cut / "metrics.json").read_bytes() == (whole / "metrics.json").read_bytes()
 
 
 def test_training_stops_by_the_rule_and_a_stopped_run_trains_no_further(plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,27 +144,6 @@ def test_stages_follow_each_other(plan: Any, compose: Any) -> None:
     assert all(torch.equal(warm[k], main[k]) for k in warm)
 
 
-def test_a_failed_run_says_why_and_starts_anew(plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from seqmtl.steps.plain import Plain
-
-    run_dir = plan("model=mmoe")
-
-    def broken(*_: Any) -> Any:
-        raise ValueError("out of luck")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Plain, "__call__", broken)
-        with pytest.raises(ValueError, match="out of luck"):
-            job.run(run_dir)
-    assert Run(run_dir).status()["state"] == "failed"
-    assert Run(run_dir).status()["error"] == "ValueError: out of luck"
-    assert "Traceback" in (run_dir / "error.txt").read_text()
-    job.run(run_dir)
-    assert Run(run_dir).status()["state"] == "finished"
-    assert (run_dir / "attempt-1" / "error.txt").exists()
-    assert not (run_dir / "error.txt").exists()
-
-
 def test_one_class_only_is_null_and_no_crash(tmp_path: Path, plan: Any, dataset: Path) -> None:
     shutil.rmtree(dataset)
     write_dataset(dataset, rows={"train": 200, "valid": 100, "test": 3}, seed=3)
@@ -328,131 +158,6 @@ def test_one_class_only_is_null_and_no_crash(tmp_path: Path, plan: Any, dataset:
     assert '"test/auc/purchase": null' in (tmp_path / "run" / "run" / "metrics.json").read_text()
 
 
-@pytest.mark.parametrize(
-    ("overrides", "says"),
-    [
-        (("loss=calibrated", "dataset.tasks=[click]"), "the calibrator needs .* click is alone"),
-        (("model=aitm", "loss=bce", "dataset.tasks=[click]"), "AITM needs .* click is alone"),
-        (("+model.trunk.colour=1",), "cannot build 'shared_bottom'.*colour"),
-        (("optimizer.decay=[{match: nothing_like_it, value: 1}]",), "'nothing_like_it' matches no parameter; they are"),
-        (("optimizer.lr=-1",), "cannot build 'adam'.*learning rate"),
-    ],
-)
-def test_what_does_not_fit_is_refused_in_words(plan: Any, overrides: tuple[str, ...], says: str) -> None:
-    run_dir = plan(*overrides)
-    with pytest.raises(SeqmtlError, match=says):
-        job.run(run_dir)
-    assert Run(run_dir).status()["state"] == "failed"
-
-
-@pytest.mark.parametrize(
-    ("override", "says"),
-    [
-        ("trainer.precision=16-mixed", "trainer.precision must be one of 32-true, bf16-mixed"),
-        ("model.selection=best", "model.selection must be one of sum, each"),
-        ("trainer.accelerator=quantum", "trainer.accelerator must be one of cpu, gpu"),
-        ("trainer.progress=loud", "trainer.progress must be one of"),
-        ("trainer.max_batches=0", "trainer.max_batches must be an integer of at least 1 or null, not 0"),
-        ("trainer.log_every=0", "trainer.log_every must be an integer of at least 1"),
-        ("trainer.checkpoint_every=0", "trainer.checkpoint_every must be an integer of at least 1"),
-        ("trainer.devices=auto", "trainer.devices must be an integer of at least 1, not 'auto'"),
-        ("dataset.tasks=click", r"dataset\.tasks must be a list: dataset\.tasks=\[click\]"),
-        ("dataset.tasks=[]", r"dataset\.tasks is empty"),
-    ],
-)
-def test_a_config_that_cannot_run_is_refused_before_it_starts(plan: Any, override: str, says: str) -> None:
-    from seqmtl.plan import check
-
-    with pytest.raises(SeqmtlError, match=says):
-        check(job.read_config(plan(override)))
-
-
-class Needy(torch.nn.Module):
-    """A loss that wants what no head here gives."""
-
-    needs = frozenset({"imputed_error"})
-
-
-def test_a_wrong_pair_is_refused_before_any_data_are_read(plan: Any, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from seqmtl.plan import check
-
-    monkeypatch.setenv("SEQMTL_ALLOW", __name__)
-
-    shutil.rmtree(dataset)
-    config = job.read_config(plan("model=mmoe"))
-    config["loss"] = {"name": "needy", "_target_": f"{__name__}.Needy", "_partial_": True}
-    with pytest.raises(SeqmtlError, match=r"loss=needy needs imputed_error, which model=mmoe does not provide .*loss=bce works"):
-        check(config)
-
-
 def test_a_model_that_diverges_says_so(plan: Any) -> None:
     with pytest.raises(SeqmtlError, match="diverged"):
         job.run(plan("model=mmoe", "optimizer.lr=1e30"))
-
-
-class Seen(dict):  # type: ignore[type-arg]
-    """A config that remembers which of its leaves were asked for."""
-
-    def __init__(self, content: dict[str, Any], path: str = "", seen: set[str] | None = None) -> None:
-        self.path, self.seen = path, set() if seen is None else seen
-        super().__init__({k: Seen(v, f"{path}{k}.", self.seen) if isinstance(v, dict) else v for k, v in content.items()})
-
-    def __getitem__(self, key: str) -> Any:
-        self.seen.add(self.path + key)
-        return super().__getitem__(key)
-
-    def get(self, key: str, default: Any = None) -> Any:
-        self.seen.add(self.path + key)
-        return super().get(key, default)
-
-    def pop(self, key: str, *default: Any) -> Any:
-        self.seen.add(self.path + key)
-        return super().pop(key, *default)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Seen:
-        return Seen(dict(self.items()), self.path, self.seen)
-
-
-def leaves(node: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    for key, value in node.items():
-        if isinstance(value, dict) and value:
-            # A class takes all its arguments or refuses them (test_cli: an unknown one).
-            yield from () if "_target_" in value else leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key
-
-
-def test_every_option_is_read(plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from seqmtl import stage
-    from seqmtl.plan import check
-
-    real = stage.Selection
-    # A checkpoint takes a plain config only.
-    monkeypatch.setattr(stage, "Selection", lambda *args: real(*args[:4], {}))
-    run_dir = plan("model=single_task")
-    config = Seen(job.read_config(run_dir))
-    monkeypatch.setattr(job, "read_config", lambda _: config)
-    check(config)
-    job.run(run_dir)
-    elsewhere = {
-        "raw_dir",  # prepare
-        "debug",  # cli.py, on Hydra's own config
-        "allow",  # cli.py
-        "dataset.about",  # only where the data are not prepared (test_table)
-        # batch_size, prepare.simulate.rates, trunks and losses take them by interpolation
-        *("dataset.batch_size", "dataset.rates", "dataset.profile", "dataset.transfer"),
-    }
-    groups = ("trainer", "optimizer", "step", "launcher")  # their names are shown by --cfg job and logged
-    unread = set(leaves(config)) - config.seen - elsewhere - {f"{g}.name" for g in groups}
-    assert not unread
-
-
-def test_task_metrics_are_those_of_the_schema() -> None:
-    """The names in metrics.json are the contract with MLflow and the tables."""
-    from seqmtl.types import Field, Schema, Task
-
-    schema = Schema((Field("a", 2),), (Task("click"), Task("purchase", "click")))
-    metrics = TaskMetrics(schema, 4, given=True)
-    metrics.update(torch.tensor([[0.1, -1], [2.0, 1], [-1, -2], [0.5, 0.2]]), torch.tensor([[1, 0], [1, 1], [0, 0], [0, 0]]))
-    names = {f"{m}/{t}" for m in ("auc", "logloss", "pcoc") for t in ("click", "purchase")} | {"auc_given/purchase"}
-    assert metrics.compute().keys() == names

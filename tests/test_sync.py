@@ -77,7 +77,7 @@ def test_another_address_than_in_training_is_refused(
     assert sync.run([str(kept.parent)]) == 1
     out = capsys.readouterr().out
     assert f"waits for MLflow at sqlite:///{kept.parent}/mlflow.db, but this would go to {NOBODY}" in out
-    assert "1 still wait" in out
+    assert "1 still waits" in out
 
 
 def test_the_rest_is_told_with_the_command_that_sends_it(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:

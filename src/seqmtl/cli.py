@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     Task = Callable[[DictConfig, bool, list[str]], Any]
 
 PLAIN = ("status", "sync", "compare")  # verbs without a config
-WORDS = ("table", "figure")  # verbs that compose configs of their own
+NAMED = ("table", "figure")  # verbs whose first word is the name of one
+WORDS = (*NAMED, "bench")  # verbs that compose configs of their own
 VERBS = ("train", "prepare", *WORDS, *PLAIN)
 CONFIG_DIR = ("--config-dir", "-cd")
 
@@ -58,12 +59,12 @@ def _take_verb_from_completion() -> str:
     words = line.split()
     if len(words) < 2 or words[1] not in VERBS or words[1] in PLAIN:
         return "train"
-    if words[1] in WORDS:  # what stands behind the name is of a training
+    if words[1] in NAMED:  # what stands behind the name is of a training
         words[1] = " ".join(words[1:3])
     shorter = line.replace(f" {words[1]}", "", 1)
     os.environ["COMP_POINT"] = str(int(os.environ.get("COMP_POINT", len(line))) - (len(line) - len(shorter)))
     os.environ["COMP_LINE"] = shorter
-    return words[1]
+    return "train" if words[1] == "bench" else words[1]
 
 
 def compose(verb: str, task: Task) -> None:
@@ -154,6 +155,10 @@ def _words(verb: str) -> int:
         from seqmtl import table
 
         return table.run(words, folders)
+    if verb == "bench":
+        from seqmtl.bench import verb as bench
+
+        return bench.run(words, folders)
     from seqmtl import figure
 
     return figure.run(words, folders)

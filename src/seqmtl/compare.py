@@ -256,7 +256,7 @@ def _show(answer: Answer) -> None:
 def _table(answer: Answer) -> Table:
     from rich.table import Table
 
-    from seqmtl.report import mean_and_std
+    from seqmtl.report import plus_minus
     from seqmtl.tables.comparison import METRICS
 
     tasks = len({measured.task for measured in answer.measured})
@@ -268,11 +268,11 @@ def _table(answer: Answer) -> Table:
     for measured in answer.measured:
         tests = (measured.rows, measured.bootstrap, measured.seeds)
         rows, bootstrap, seeds = (("", "") if test is None else (_interval(test.interval), _p(test.decisive)) for test in tests)
-        difference = measured.rows.value
+        difference = measured.rows.difference
         table.add_row(
             measured.task,
             METRICS[measured.metric][0],
-            *(mean_and_std(list(values.values())) for values in (measured.a, measured.b)),
+            *(plus_minus(list(values.values())) for values in (measured.a, measured.b)),
             "undefined" if difference is None else f"{difference:+.4f}",
             *rows,
             *bootstrap,

@@ -7,26 +7,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import lightning.pytorch as L
+import torch
 
 from seqmtl.data.downsample import SPLITS as THINNED
 from seqmtl.data.downsample import Downsample
 from seqmtl.data.histories import Histories
 from seqmtl.data.meta import Meta
+from seqmtl.data.resident import Resident, fits
 from seqmtl.data.rows import Rows
 from seqmtl.data.shards import Shards
 from seqmtl.data.stream import Stream
-from seqmtl.types import Schema
+from seqmtl.types import Batch, Schema
 
 EVAL_ROWS = 8192  # rows of a batch where nothing is trained: large enough that the loop costs nothing, small in memory
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How rows are read: from `memory` or `disk`, by how many workers, without some of the negatives."""
+    """How rows are read: from `memory` or `disk`, by how many workers, without some of the negatives, for which GPU."""
 
     storage: str = "memory"
     workers: int = 0
     downsample: Downsample | None = None
+    gpu: torch.device | None = None
 
 
 class DataModule(L.LightningDataModule):
@@ -73,6 +76,9 @@ class DataModule(L.LightningDataModule):
     def test_dataloader(self) -> Stream:
         return self._stream("test", max(EVAL_ROWS, self.batch_size))
 
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        return batch.to(device, non_blocking=True)
+
     def rows(self) -> Mapping[str, int]:
         """Rows of each split, without the negatives that are left out."""
         if self.reading.downsample is None:
@@ -86,6 +92,8 @@ class DataModule(L.LightningDataModule):
         return self._opened[split]
 
     def _stream(self, split: str, batch_size: int, seed: int | None = None) -> Stream:
-        shards = self._shards(split)
+        shards, gpu = self._shards(split), self.reading.gpu
         source: Rows | Shards = shards if self.reading.storage == "disk" else shards.load()
+        if gpu is not None and isinstance(source, Rows) and self.histories is None and fits(source, gpu):
+            return Resident(source, batch_size, seed, self.rank, self.world_size, gpu)
         return Stream(source, batch_size, seed, self.rank, self.world_size, self.reading.workers, self.histories)

@@ -1,13 +1,61 @@
-"""What stands in the YAML of a table or figure: lists that must be lists, and keys that something reads.
+"""The YAML of a table or figure: where it lies, and that lists are lists and each key is one that something reads.
 
 Unusual: YAML reads `datasets: aliccp_sim` as a text, and Python walks through a text as through a list of its letters. So nothing
-here is taken for a list that is none. All of it raises ValueError in words, to which the reader adds the file.
+here is taken for a list that is none. All of it raises ValueError in words, to which `read` adds the file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence, Set
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from seqmtl.errors import SeqmtlError
+
+Spec = TypeVar("Spec")
+
+
+def files(kind: str, folders: Sequence[Path]) -> dict[str, Path]:
+    """{name: its YAML} in the conf folders; a user's own folder comes later and wins.
+
+    Args:
+        kind: table or figure.
+    """
+    return {path.stem: path for folder in folders for path in sorted((folder / kind).glob("*.yaml"))}
+
+
+def read(kind: str, name: str, folders: Sequence[Path], checked: Callable[[str, Any], Spec]) -> Spec:
+    """The table or figure of that name.
+
+    Args:
+        checked: makes it of its name and its YAML's content.
+
+    Raises:
+        SeqmtlError: there is none, or its YAML is wrong; says where.
+    """
+    found = files(kind, folders)
+    if name not in found:
+        raise SeqmtlError(f"there is no {kind} '{name}'; there are {', '.join(found)}")
+    try:
+        content = yaml.safe_load(found[name].read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as e:
+        raise SeqmtlError(f"{found[name]} cannot be read: {e}") from e
+    try:
+        return checked(name, content)
+    except (SeqmtlError, KeyError, TypeError, ValueError, AttributeError) as e:
+        raise SeqmtlError(f"{found[name]} is no {kind}: {type(e).__name__}: {e}") from e
+
+
+def headings(content: Mapping[str, Any]) -> dict[str, str]:
+    """{"title", "paper", "where", "about"}; all but the title may be empty.
+
+    Raises:
+        KeyError: it has no title.
+        ValueError: one is no text.
+    """
+    return {"title": text(content["title"], "title"), **{key: text(content.get(key), key) for key in ("paper", "where", "about")}}
 
 
 def strings(value: Any, what: str) -> tuple[str, ...]:

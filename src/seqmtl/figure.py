@@ -22,7 +22,8 @@ from seqmtl.data.meta import data_version
 from seqmtl.data.prepared import open_dataset
 from seqmtl.errors import SeqmtlError
 from seqmtl.figures.needs import NEEDS
-from seqmtl.figures.spec import FigureSpec, Wanted, read_figure
+from seqmtl.figures.reading import read_figure, with_options
+from seqmtl.figures.spec import FigureSpec, Wanted
 from seqmtl.plan import Planned
 
 OPTION = "figure."
@@ -43,7 +44,7 @@ def run(words: Sequence[str], folders: Sequence[Path]) -> int:
     """
     asked = read_words("figure", words, own=(OPTION,), refused={"model": "its YAML names the models of its runs"})
     options = {key.removeprefix(OPTION): _value(f"{key}={text}", text) for key, text in asked.own.items()}
-    spec = read_figure(asked.name, folders).with_options(options)
+    spec = with_options(read_figure(asked.name, folders), options)
     spec = replace(spec, dataset=asked.dataset or spec.dataset)
     _refuse_fixed(spec, asked.words)
     if NEEDS[spec.draw].one and len(asked.seeds) > 1:

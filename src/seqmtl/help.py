@@ -14,6 +14,7 @@ USAGE = {
           seqmtl prepare dataset=NAME   raw files to shards (seqmtl prepare --help)
           seqmtl table NAME             a paper's table: run what is missing, then write it (seqmtl table --help)
           seqmtl figure NAME            a paper's figure (seqmtl figure --help)
+          seqmtl bench [overrides]      how fast a config is on this machine (seqmtl bench --help)
           seqmtl compare A B            two runs or models: difference, interval, p (seqmtl compare --help)
           seqmtl status [output_dir]    what is running, interrupted, failed, finished (seqmtl status --help)
           seqmtl sync [output_dir]      send to MLflow what waits since it was away (seqmtl sync --help)
@@ -45,6 +46,22 @@ USAGE = {
 
         figure.OPTION is one of the options in its YAML: figure.rows=100; figure.panels=[a,c] makes some of its panels.
     """,
+    "bench": """
+        seqmtl bench measures a config on this machine: rows per second of the training loop, of a bare torch loop of the same
+        step, and of the inference with its metrics; most memory. It makes the rows itself, and keeps nothing.
+
+          seqmtl bench [batches=100] [warm_up=10] [predict=200000] [repeats=3] [json=FILE] [overrides]
+
+        Overrides are those of a training: model=mmoe model.dim=18 optimizer=adam trainer=gpu trainer.threads=1 batch_size=2000.
+
+          batches=100 warm_up=10       training batches that are timed, after so many others
+          predict=200000               rows of the inference
+          repeats=3                    turns; the median is told, and the least and the most
+          rows=0                       training rows; 0: as many as the batches have
+          sizes=[238635,98,14] tasks=2 rows of each field's table (those of Ali-CCP's 18 fields), steps of the funnel
+          data=DIRECTORY               a prepared dataset to read instead
+          json=FILE                    all numbers, for a program
+    """,
 }
 CHOSEN_BY_OTHERS = ("preset", "preset/trunk", "loss/paper", "loss/trunk", "dtrn_trunk", "table")  # by experiment, model, verb
 ADDED = {"loss/term": "added to a loss: +loss/term@loss.terms.NAME=NAME"}
@@ -52,6 +69,8 @@ ADDED = {"loss/term": "added to a loss: +loss/term@loss.terms.NAME=NAME"}
 
 def help_text(verb: str, folders: list[Path]) -> str:
     """What there is in the conf folders: usage, the groups with their options, and the top-level keys with their comments."""
+    if verb == "bench":
+        return textwrap.dedent(USAGE[verb]).strip()
     if verb in ("table", "figure"):
         return _names(verb, folders)
     groups: dict[str, set[str]] = {}

@@ -6,6 +6,7 @@ the global batch's rows; here they are summed over the ranks (ranks.py), so that
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -14,10 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from seqmtl.cuda_graph import GraphedStep, can_be_graphed
 from seqmtl.metrics import TaskMetrics
 from seqmtl.nn.embedding import clear_gradients
 from seqmtl.parameters import parameter_groups
 from seqmtl.ranks import Exchange, gathered, refuse_difference
+from seqmtl.term_means import TermMeans, stacked
 from seqmtl.types import Batch, Schema
 
 Step = Callable[[nn.Module, nn.Module, Batch], dict[str, Tensor]]
@@ -55,6 +58,8 @@ class Lit(L.LightningModule):
         log_every: optimizer steps between two points of the training loss.
         observer: is told the figures.
         same: facts that must be the same on all ranks, beside the weights.
+        cuda_graph: on a GPU, record a step once and replay it, where it can be (cuda_graph.py).
+        compiled: by torch.compile, for whole batches.
     """
 
     def __init__(
@@ -71,6 +76,8 @@ class Lit(L.LightningModule):
         log_every: int,
         observer: Observer,
         same: Mapping[str, object] | None = None,
+        cuda_graph: bool = False,
+        compiled: bool = False,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -86,13 +93,18 @@ class Lit(L.LightningModule):
         self.log_every = log_every
         self.observer = observer
         self.same = dict(same or {})
+        self.cuda_graph, self.compiled = cuda_graph, compiled
+        if compiled:
+            self.model.compile(dynamic=False)
         self.exchange = Exchange()
         self.first_step = 0  # optimizer steps of earlier stages in the weights that this one starts from
         self.followers = [m for m in self.modules() if m is not self and hasattr(m, "set_step")]
         self.epoch_followers = [m for m in self.modules() if m is not self and hasattr(m, "set_epoch")]
         self.trained: list[nn.Parameter] = []
-        self.interval: dict[str, Tensor] = {}  # sums of the loss terms since they were last logged
-        self.epoch_terms: dict[str, Tensor] = {}  # and since the epoch began
+        self.interval = TermMeans()  # since the terms were last logged
+        self.epoch_terms = TermMeans()  # since the epoch began
+        self.whole = 0  # rows of a whole batch of the split at hand
+        self._graphed: GraphedStep | None = None
         self.val_metrics: dict[str, float | None] = {}
         self.test_metrics: dict[str, float | None] = {}
         self.test_logits: Tensor | None = None
@@ -112,6 +124,16 @@ class Lit(L.LightningModule):
         start = {"torch": torch.__version__, "the number of optimizer steps so far": self.global_step}
         refuse_difference(self, start | self.same)
         self.trained = [p for p in self.parameters() if p.requires_grad]
+        clear_gradients(self.trained)
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        for group in optimizer.param_groups:
+            if "capturable" in group:
+                group["capturable"] = self.device.type == "cuda"
+        self._graphed = None
+        self.whole = self.trainer.train_dataloader.batch_size
+        if self.cuda_graph and self.device.type == "cuda" and can_be_graphed(self.model, self.step, optimizer, self.schema):
+            self._graphed = GraphedStep(self._train, self.whole)
         self._tell_step()
         done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
         if done:  # resumed in the middle of an epoch, whose start Lightning does not tell again
@@ -120,10 +142,16 @@ class Lit(L.LightningModule):
     def on_train_epoch_start(self) -> None:
         # Lightning gives the loader its state only when it resumes in the middle of an epoch.
         self.trainer.train_dataloader.set_epoch(self.current_epoch)
-        self.epoch_terms = {}
+        self.epoch_terms = TermMeans()
+        self.whole = self.trainer.train_dataloader.batch_size
         for module in self.epoch_followers:
             module.set_epoch(self.current_epoch)
         self.observer.epoch_started(self.current_epoch, self.trainer.num_training_batches, 0)
+
+    def _compiled(self, batch: Batch) -> contextlib.AbstractContextManager[Any]:
+        """Where the model is compiled, it is so for whole batches: a shorter one would have to be compiled anew."""
+        whole = not self.compiled or len(batch) == self.whole
+        return contextlib.nullcontext() if whole else torch.compiler.set_stance("force_eager")
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Lightning saves no state of the random numbers: each batch has its own seed instead.
@@ -133,13 +161,13 @@ class Lit(L.LightningModule):
             torch.cuda.manual_seed(seed)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        optimizer = self.optimizers()
-        clear_gradients(self.trained)
-        terms = self.step(self.model, self.loss, batch)
-        terms = self.exchange(self, terms, batch.share)
-        optimizer.step()
+        said = self._graphed(batch) if self._graphed else self._train(batch)
+        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        progress.increment_ready()  # as Lightning's wrapper of the optimizer does, which a graph cannot hold
+        progress.increment_completed()
         self._tell_step()
-        self._add(terms)
+        self.interval.add(*said)
+        self.epoch_terms.add(*said)
         if self.global_step % self.log_every == 0:
             self._log_interval(batch_idx)
 
@@ -155,30 +183,35 @@ class Lit(L.LightningModule):
             if hasattr(optimizer, "catch_up"):
                 optimizer.catch_up()
 
+    def _train(self, batch: Batch) -> tuple[tuple[str, ...], Tensor]:
+        """Forward, backward and update; gradients are cleared before and after. Returns the names and values of the terms."""
+        with self._compiled(batch):
+            terms = self.step(self.model, self.loss, batch)
+        terms = self.exchange(self, terms, batch.share)
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        optimizer.step()
+        clear_gradients(self.trained)
+        return stacked(terms)
+
     def _tell_step(self) -> None:
         for module in self.followers:
             module.set_step(self.first_step + self.global_step)
 
-    def _add(self, terms: Mapping[str, Tensor]) -> None:
-        """Keep the terms on the device: a read of a value would wait for the device at every step."""
-        for sums in (self.interval, self.epoch_terms):
-            for name, value in (("batches", torch.ones((), device=self.device)), *terms.items()):
-                sums[name] = sums[name] + value.double() if name in sums else value.double()
-
     def _log_interval(self, batch_idx: int) -> None:
-        self.observer.trained(_means(self.interval), self.global_step, batch_idx + 1)
-        self.interval = {}
+        self.observer.trained(self.interval.means(), self.global_step, batch_idx + 1)
+        self.interval = TermMeans()
 
     def train_terms(self) -> dict[str, float]:
         """Mean loss and terms of the epoch that was trained last."""
-        return _means(self.epoch_terms)
+        return self.epoch_terms.means()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["terms"] = {"interval": self.interval, "epoch": self.epoch_terms}
+        checkpoint["terms"] = {"interval": self.interval.state(), "epoch": self.epoch_terms.state()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         terms = checkpoint.get("terms", {})
-        self.interval, self.epoch_terms = terms.get("interval", {}), terms.get("epoch", {})
+        self.interval, self.epoch_terms = (TermMeans.restored(terms.get(key, {}), self.device) for key in ("interval", "epoch"))
 
     # -- evaluation
 
@@ -186,6 +219,7 @@ class Lit(L.LightningModule):
         self._catch_up()
         self.observer.epoch_trained(self.global_step)
         self._metrics = (TaskMetrics(self.schema, self.rows["valid"]).to(self.device),)
+        self.whole = self.trainer.val_dataloaders.batch_size
         self._scalars = {}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -199,6 +233,7 @@ class Lit(L.LightningModule):
 
     def on_test_epoch_start(self) -> None:
         self._metrics = (TaskMetrics(self.schema, self.rows["test"], given=True).to(self.device),)
+        self.whole = self.trainer.test_dataloaders.batch_size
         self._logits, self._labels = [], []
         self._scalars = {}
 
@@ -215,7 +250,8 @@ class Lit(L.LightningModule):
         self._logits, self._labels = [], []
 
     def _update(self, batch: Batch) -> Tensor:
-        output = self.model(batch)
+        with self._compiled(batch):
+            output = self.model(batch)
         logits = output.logits.float()
         self._metrics[0].update(logits, batch.y, output.extras.get("conditional"))
         for name, value in output.extras.items():
@@ -231,13 +267,3 @@ def _row_means(totals: Mapping[str, Tensor], rows: int) -> dict[str, float | Non
     ranks = gathered(mine)  # a rank without rows has no names
     names = dict.fromkeys(name for rank in ranks for name in rank)
     return {name: sum(rank.get(name, 0.0) for rank in ranks) / rows for name in names}
-
-
-def _means(sums: Mapping[str, Tensor]) -> dict[str, float]:
-    """{term: mean over the batches} and their total as `loss`."""
-    values = {name: float(value) for name, value in sums.items()}
-    if not values:
-        return {}
-    batches = values.pop("batches")
-    means = {f"train/{name}": value / batches for name, value in values.items()}
-    return {"train/loss": sum(v for k, v in means.items() if not k.startswith("train/extra/"))} | means

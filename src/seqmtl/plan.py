@@ -104,11 +104,12 @@ OR_NULL = {"trainer.max_batches": 1, "trainer.threads": 1}
 CHOICES = {
     "trainer.accelerator": ("cpu", "gpu"),
     "trainer.strategy": ("auto", "ddp"),
-    "trainer.precision": ("32-true", "bf16-mixed"),
+    "trainer.precision": ("32-true", "tf32", "bf16-mixed"),
     "trainer.progress": ("auto", "bar", "lines", "none"),
     "model.selection": ("sum", "each"),
     "dataset.storage": ("auto", "memory", "disk"),
 }
+FLAGS = ("trainer.compile", "trainer.cuda_graph")
 
 
 def check(config: Mapping[str, Any]) -> None:
@@ -123,13 +124,18 @@ def check(config: Mapping[str, Any]) -> None:
     if runner(config) is not None:
         _check_values(config, only_given=True)
     else:
-        _check_stages(config)
+        check_stages(config)
     _, meta = open_dataset(config)
     chosen_schema(config, meta)
     chosen_downsample(config["dataset"]["downsample"], meta)
 
 
-def _check_stages(config: Mapping[str, Any]) -> None:
+def check_stages(config: Mapping[str, Any]) -> None:
+    """Refuse, for each stage, values and pairs that cannot be.
+
+    Raises:
+        SeqmtlError: says what to do.
+    """
     _check_values(config)
     for name, overrides in stages(config).items():
         _check_values(stage_config(config, overrides), f"model.stages.{name}: ")
@@ -137,7 +143,7 @@ def _check_stages(config: Mapping[str, Any]) -> None:
 
 
 def _check_values(config: Mapping[str, Any], where: str = "", only_given: bool = False) -> None:
-    wanted = [key for key in (*WHOLE_NUMBERS, *OR_NULL, *CHOICES) if not only_given or _has(config, key)]
+    wanted = [key for key in (*WHOLE_NUMBERS, *OR_NULL, *CHOICES, *FLAGS) if not only_given or _has(config, key)]
     for key, least in (WHOLE_NUMBERS | OR_NULL).items():
         if key not in wanted:
             continue
@@ -146,6 +152,9 @@ def _check_values(config: Mapping[str, Any], where: str = "", only_given: bool =
             continue
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise SeqmtlError(f"{where}{key} must be an integer of at least {least}{' or null' * (key in OR_NULL)}, not {value!r}")
+    for key in FLAGS:
+        if key in wanted and not isinstance(_at(config, key), bool):
+            raise SeqmtlError(f"{where}{key} must be true or false, not {_at(config, key)!r}")
     for key, choices in CHOICES.items():
         if key in wanted and _at(config, key) not in choices:
             raise SeqmtlError(f"{where}{key} must be one of {', '.join(choices)}, not {_at(config, key)!r}")

@@ -11,6 +11,7 @@ from seqmtl.build import runner, stages
 from seqmtl.data.meta import data_version
 from seqmtl.data.prepared import open_dataset
 from seqmtl.plan import Plan, Planned
+from seqmtl.plural import plural
 from seqmtl.runs import Run
 
 
@@ -32,7 +33,7 @@ def show(plan: Plan, before: Mapping[int, str] | None = None, optional: Collecti
             print(f"    {planned.run.path}")
     more = f"; {plan.repeated} left out, the same as one of these" if plan.repeated else ""
     counts = ", ".join(f"{n} to {verdict}" if verdict != "refused" else f"{n} refused" for verdict, n in verdicts.items())
-    print(f"{len(plan.jobs)} job{'s' * (len(plan.jobs) != 1)}: {counts}{more}; nothing was run (dry_run=true)")
+    print(f"{plural(len(plan.jobs), 'job')}: {counts}{more}; nothing was run (dry_run=true)")
     return 1 if verdicts["refused"] or set(verdicts) == {"leave out"} else 0
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from seqmtl.data.meta import Meta
+from seqmtl.statistics.mean import mean_and_std
 
 Metrics = Mapping[str, float | None]
 
@@ -41,13 +39,10 @@ def run_table(title: str, tasks: Sequence[str], metrics: Metrics) -> Table:
     return table
 
 
-def mean_and_std(values: Sequence[float | None]) -> str:
+def plus_minus(values: Sequence[float | None]) -> str:
     """mean ± sample standard deviation over seeds; the mean alone where there is one."""
-    known = [v for v in values if v is not None]
-    if len(known) < len(values) or not known:
-        return "undefined"
-    mean = statistics.fmean(known)
-    return f"{mean:.4f}" if len(known) == 1 else f"{mean:.4f} ± {statistics.stdev(known):.4f}"
+    mean, std = mean_and_std(values)
+    return number(mean) if std is None else f"{number(mean)} ± {std:.4f}"
 
 
 def sweep_table(title: str, tasks: Sequence[str], groups: Mapping[str, Sequence[Metrics]], oracle: Metrics | None = None) -> Table:
@@ -60,35 +55,11 @@ def sweep_table(title: str, tasks: Sequence[str], groups: Mapping[str, Sequence[
         for head, _ in COLUMNS:
             table.add_column(f"{task} {head}", justify="right")
     for label, runs in groups.items():
-        table.add_row(label, str(len(runs)), *(mean_and_std([run.get(name) for run in runs]) for name in names))
+        table.add_row(label, str(len(runs)), *(plus_minus([run.get(name) for run in runs]) for name in names))
     if oracle is not None:
         table.add_section()
         table.add_row("oracle (true probabilities)", "", *(number(oracle.get(name)) for name in names))
     return table
-
-
-def oracle_metrics(directory: Path, meta: Meta, tasks: Sequence[str]) -> Metrics | None:
-    """Test metrics of the true probabilities of a simulated dataset; None where there are none.
-
-    No model can do better on average: what is missing to them is noise of the simulator, not skill.
-    """
-    path = directory / "oracle" / "test.parquet"
-    if not path.exists():
-        return None
-    import polars as pl
-    import torch
-
-    from seqmtl.metrics import TaskMetrics
-
-    truth = pl.read_parquet(path)
-    if any(task not in truth.columns for task in tasks):
-        return None
-    rows = pl.read_parquet(sorted((directory / "test").glob("*.parquet")), columns=["_row", *tasks])
-    both = rows.join(truth.select("_row", *(pl.col(t).alias(f"p_{t}") for t in tasks)), on="_row", how="inner")
-    p = torch.tensor(both.select([f"p_{t}" for t in tasks]).to_numpy())
-    metrics = TaskMetrics(meta.schema().keep(tasks), len(both))
-    metrics.update(p.logit().float(), torch.tensor(both.select(list(tasks)).to_numpy()))
-    return {f"test/{name}": value for name, value in metrics.compute().items()}
 
 
 def seconds(value: float) -> str:

@@ -37,7 +37,14 @@ NOT_HASHED = (
     # Read through prepare.simulate.rates, batch_size, model.trunk.profile, and parents of trunks and losses; by tables.
     *("dataset.rates", "dataset.batch_size", "dataset.profile", "dataset.transfer", "dataset.user"),
     *("trainer.name", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.threads"),
-    *("trainer.workers", "trainer.log_every", "trainer.checkpoint_every", "trainer.progress"),
+    *(
+        "trainer.workers",
+        "trainer.log_every",
+        "trainer.checkpoint_every",
+        "trainer.progress",
+        "trainer.compile",
+        "trainer.cuda_graph",
+    ),
 )
 
 _ABSENT = object()

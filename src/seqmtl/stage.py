@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -152,7 +153,8 @@ class Stage:
         batch_size = config["batch_size"] * getattr(step, "batches", 1)
         optimizer, decay, frozen = optimizer_options(config)
         storage, downsample = chosen_storage(config, meta, schema), chosen_downsample(config["dataset"]["downsample"], meta)
-        reading = Reading(storage, trainer["workers"], downsample)
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if trainer["accelerator"] == "gpu" else None
+        reading = Reading(storage, trainer["workers"], downsample, device)
         reads = getattr(model, "histories", schema.history_names)
         self.data = DataModule(directory, meta, schema.read(reads), batch_size, seed, rank, world_size, reading)
         all_rows = self.data.rows()
@@ -172,6 +174,8 @@ class Stage:
             log_every=trainer["log_every"],
             observer=self.watch,
             same={"the config": config_hash(config), "the seed": seed, "the version of the data": data_version(directory, meta)},
+            cuda_graph=trainer["cuda_graph"],
+            compiled=trainer["compile"],
         )
         freeze(self.lit.named_parameters(), frozen)
         each = config["model"]["selection"] == "each"

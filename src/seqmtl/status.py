@@ -16,6 +16,7 @@ import yaml
 
 from seqmtl.errors import SeqmtlError
 from seqmtl.lock import file_system_time, last_beat
+from seqmtl.plural import plural
 from seqmtl.runs import Run, told_apart
 
 if TYPE_CHECKING:
@@ -178,7 +179,8 @@ def _show(found: list[Entry]) -> None:
         if entry["error"]:
             print(f"{_state(entry)}: {_run(entry)}: {entry['error']}\n    see {entry['path']}")
     counts = Counter(entry["state"] for entry in found)
-    print(f"{len(found)} runs: " + ", ".join(f"{counts[state]} {WORDS.get(state, state)}" for state in ORDER if counts[state]))
+    of_states = ", ".join(f"{counts[state]} {WORDS.get(state, state)}" for state in ORDER if counts[state])
+    print(f"{plural(len(found), 'run')}: {of_states}")
 
 
 def _state(entry: Entry) -> str:

@@ -21,6 +21,7 @@ from seqmtl.errors import SeqmtlError
 from seqmtl.launch.command import job_of
 from seqmtl.lock import Held
 from seqmtl.plan import Plan, Planned
+from seqmtl.plural import plural
 from seqmtl.runs import config_hash, run_label, told_apart
 
 WAIT_SECONDS = 2.0
@@ -74,7 +75,7 @@ def complete(plan: Plan) -> None:
     skipped = len(plan.jobs) - len(todo) - len(busy) - refused
     more = f", {len(busy)} that another process is running" if busy else ""
     more += f"; {plan.repeated} left out, the same as one of these" if plan.repeated else ""
-    print(f"{len(plan.jobs)} jobs: {skipped} finished before, {len(todo)} to run, {refused} refused{more}", flush=True)
+    print(f"{plural(len(plan.jobs), 'job')}: {skipped} finished before, {len(todo)} to run, {refused} refused{more}", flush=True)
     while todo or busy:
         if todo:
             busy += launch(todo, sweep)
@@ -112,7 +113,8 @@ def _awaited(busy: Sequence[Planned]) -> tuple[list[Planned], list[Planned]]:
 
 def _summary(plan: Plan) -> int:
     """A table per dataset and set of tasks: mean ± std over the seeds; then what failed and why."""
-    from seqmtl.report import console, oracle_metrics, sweep_table
+    from seqmtl.report import console, sweep_table
+    from seqmtl.tables.predictions import oracle_metrics
 
     out = console()
     failed = [p for p in plan.jobs if p.error or p.run is None or not p.run.metrics()]

@@ -10,6 +10,7 @@ from seqmtl.delivery import Delivery
 from seqmtl.errors import SeqmtlError
 from seqmtl.journal import Journal
 from seqmtl.mlflow_store import Store
+from seqmtl.plural import plural
 from seqmtl.runs import Run
 
 ABOUT = """
@@ -34,8 +35,8 @@ def run(words: list[str]) -> int:
         raise SeqmtlError(f"there are no runs in {output_dir.absolute()}; seqmtl sync OUTPUT_DIR names another directory")
     waiting = [folder for folder in folders if Journal(folder).waits]
     still = send(output_dir, waiting)
-    left = f"; {still} still wait" if still else ""
-    print(f"{len(folders)} runs in {output_dir.absolute()}: {len(folders) - len(waiting)} had nothing to send{left}")
+    left = f"; {still} still {'waits' if still == 1 else 'wait'}" if still else ""
+    print(f"{plural(len(folders), 'run')} in {output_dir.absolute()}: {len(folders) - len(waiting)} had nothing to send{left}")
     return 1 if still else 0
 
 
@@ -46,7 +47,7 @@ def send(output_dir: Path, folders: Iterable[Path]) -> int:
     for folder in folders:
         place = folder.relative_to(output_dir) if folder.is_relative_to(output_dir) else folder
         try:
-            print(f"{place}: sent {_send_one(folder, store)} points", flush=True)
+            print(f"{place}: sent {plural(_send_one(folder, store), 'point')}", flush=True)
         except SeqmtlError as e:
             still += 1
             if str(e) != told:

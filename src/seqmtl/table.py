@@ -21,6 +21,7 @@ from seqmtl.board import printed
 from seqmtl.composing import composed, composed_plan, prepared
 from seqmtl.errors import SeqmtlError
 from seqmtl.plan import Plan, Planned
+from seqmtl.plural import plural
 from seqmtl.redact import hide
 from seqmtl.runs import config_hash
 from seqmtl.tables.spec import PartSpec, TableSpec, needs_runs, read_table
@@ -172,7 +173,7 @@ def _machine() -> str:
         model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
     except OSError:
         model = platform.machine()
-    return f"{len(os.sched_getaffinity(0))} cores ({model})"
+    return f"{plural(len(os.sched_getaffinity(0)), 'core')} ({model})"
 
 
 def _write(table: Table, plan: Plan, output_dir: Path, folder: Path) -> int:

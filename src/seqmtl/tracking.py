@@ -20,6 +20,7 @@ from seqmtl.delivery import MAX_BATCH, Delivery
 from seqmtl.errors import SeqmtlError
 from seqmtl.journal import FILES, Journal
 from seqmtl.mlflow_store import Away, Store
+from seqmtl.plural import plural
 
 log = logging.getLogger("seqmtl")
 
@@ -159,7 +160,7 @@ class Tracker:
             self._away(e)
             return
         if self.again_at:
-            log.info("%s answers again: sent %d points", self.store.name, sent)
+            log.info("%s answers again: sent %s", self.store.name, plural(sent, "point"))
         self.again_at = 0.0
 
     def _away(self, error: SeqmtlError) -> None:

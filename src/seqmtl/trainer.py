@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import lightning.pytorch as L
+import torch
 import torch.distributed as dist
 from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy
@@ -68,12 +69,13 @@ def lightning_trainer(options: Mapping[str, Any], callbacks: list[L.Callback], w
     # Of itself Lightning would take the tasks of a Slurm job for its ranks.
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # what was started: of another sweep, it may be on more devices
     environment = TorchElasticEnvironment() if world_size > 1 else LightningEnvironment()
-    return L.Trainer(
+    torch.set_float32_matmul_precision("high" if options["precision"] == "tf32" else "highest")
+    trainer = L.Trainer(
         accelerator=options["accelerator"],
         devices=local_size,
         num_nodes=world_size // local_size,
         strategy=strategy,
-        precision=options["precision"],
+        precision="32-true" if options["precision"] == "tf32" else options["precision"],
         max_epochs=options["max_epochs"],
         limit_train_batches=1.0 if options["max_batches"] is None else options["max_batches"],
         callbacks=[EndsAtOnce(), *callbacks],
@@ -87,3 +89,6 @@ def lightning_trainer(options: Mapping[str, Any], callbacks: list[L.Callback], w
         deterministic=True,
         default_root_dir=os.devnull,
     )
+    # Deterministic algorithms would also write every new tensor once, to show what reads of it before it is filled.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    return trainer

@@ -13,7 +13,7 @@ from seqmtl.composing import composed
 from seqmtl.errors import SeqmtlError
 from seqmtl.figures.kinds import KINDS
 from seqmtl.figures.needs import NEEDS
-from seqmtl.figures.spec import figure_files, read_figure
+from seqmtl.figures.reading import figure_files, read_figure, with_options
 from seqmtl.shipped import conf_directory
 from seqmtl.tables.papers import PAPERS
 
@@ -188,22 +188,22 @@ def test_what_a_figure_wants(tmp_path: Path) -> None:
     assert found["c", "0.00025"].overrides == (*common, "dataset.downsample.rate=0.00025")
     assert found["c", "natural"].overrides == (*common, "dataset.downsample=null")
     assert found["b", "all"].label == "(b) A all"
-    chosen = spec.with_options({"panels": ["b"]})
+    chosen = with_options(spec, {"panels": ["b"]})
     assert [panel.name for panel in chosen.panels] == ["b"]
     for given, words in (
         ({"row": 5}, "no option figure.row; it has panels"),
         ({"panels": ["z"]}, "no panel z; figure.panels chooses from a, b, c"),
     ):
         with pytest.raises(SeqmtlError, match=words):
-            spec.with_options(given)
+            with_options(spec, given)
 
 
 def test_options_on_the_command_line(tmp_path: Path) -> None:
     write(tmp_path)
     spec = read_figure("mine", [CONF, tmp_path])
-    assert dict(spec.with_options({"rows": 5, "perplexity": 2.5}).options) == {**GOOD["options"], "rows": 5, "perplexity": 2.5}
+    assert dict(with_options(spec, {"rows": 5, "perplexity": 2.5}).options) == {**GOOD["options"], "rows": 5, "perplexity": 2.5}
     others = {"what": "interests", "histories": ["watch"], "above": 0}
-    assert dict(spec.with_options(others).options) == {**GOOD["options"], **others}
+    assert dict(with_options(spec, others).options) == {**GOOD["options"], **others}
     for given, words in (
         ({"row": 5}, "no option figure.row; it has what, rows, perplexity, seed, histories, above"),
         ({"rows": "many"}, "figure.rows must be like 1000, not 'many'"),
@@ -214,4 +214,4 @@ def test_options_on_the_command_line(tmp_path: Path) -> None:
         ({"what": "interests"}, "needs figure.histories, figure.above"),
     ):
         with pytest.raises(SeqmtlError, match=words):
-            spec.with_options(given)
+            with_options(spec, given)

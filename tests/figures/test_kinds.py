@@ -18,8 +18,9 @@ from seqmtl.errors import SeqmtlError
 from seqmtl.figures import drawing, inner, selector
 from seqmtl.figures.kinds import KINDS
 from seqmtl.figures.points import Points, points_from_csv
+from seqmtl.figures.reading import read_figure, with_options
 from seqmtl.figures.runs import Made
-from seqmtl.figures.spec import FigureSpec, Panel, Wanted, read_figure
+from seqmtl.figures.spec import FigureSpec, Panel, Wanted
 from seqmtl.nn.smooth_step import smooth_step
 from seqmtl.runs import Run
 from seqmtl.shipped import conf_directory
@@ -41,7 +42,7 @@ def of_run(run_dir: Path, row: str = "OURS") -> Made:
 
 
 def spec_of(name: str, **options: Any) -> FigureSpec:
-    return read_figure(name, [CONF]).with_options(options)
+    return with_options(read_figure(name, [CONF]), options)
 
 
 def look(points: Points, spec: FigureSpec) -> Mapping[str, bytes]:
@@ -167,7 +168,7 @@ def test_maps_of_tasks(dataset: Path, finished: Finish) -> None:
     assert points.frame["row"].n_unique() == 25
     look(points, spec)
     with pytest.raises(SeqmtlError, match=r"figure\.what must be one of"):
-        KINDS[spec.draw].points([made], spec.with_options({"what": "gates"}))
+        KINDS[spec.draw].points([made], with_options(spec, {"what": "gates"}))
 
 
 def test_maps_of_interests_tell_how_long_the_histories_are(dataset: Path, with_histories: list[str], finished: Finish) -> None:
@@ -226,7 +227,7 @@ def test_the_natural_share_is_that_of_the_training_rows(dataset: Path, compose: 
 
 
 def test_categories_stand_side_by_side(compose: Any, tmp_path: Path) -> None:
-    spec = read_figure("aitm_figure5", [CONF]).with_options({"panels": ["d"]})
+    spec = with_options(read_figure("aitm_figure5", [CONF]), {"panels": ["d"]})
     panel = replace(spec.panels[0], tasks=("click",))
     runs = curve_runs({("AITM", label, 1): 0.6 + 0.01 * i for i, label in enumerate(panel.points)}, compose, tmp_path)
     points = KINDS[spec.draw].points(runs, replace(spec, panels=(panel,)))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from launches import Ends, started_by
 
 from seqmtl.launch import local, warm
 from seqmtl.launch.command import Job
@@ -42,32 +43,9 @@ LONG = "(Path(sys.argv[1]) / 'began').touch(); time.sleep(600)"
 Jobs = Callable[..., list[Job]]
 
 
-class Ends:
-    """How jobs ended, and the processes that they were."""
-
-    def __init__(self) -> None:
-        self.ends: dict[str, int] = {}
-
-    def started(self, job: Job) -> None: ...
-
-    def waiting(self) -> None: ...
-
-    def ended(self, job: Job, status: int, reason: str = "") -> None:
-        self.ends[job.run_dir.name] = status
-
-
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The processes that a launcher starts."""
-    seen: list[Any] = []
-    start = warm.Starter.start
-
-    def remembered(self: warm.Starter, *arguments: Any) -> Any:
-        seen.append(start(self, *arguments))
-        return seen[-1]
-
-    monkeypatch.setattr(warm.Starter, "start", remembered)
-    return seen
+    return started_by(monkeypatch)
 
 
 @pytest.fixture
@@ -106,7 +84,7 @@ def test_forked_jobs_end_as_they_do_and_write_to_their_own_files(jobs: Jobs, sta
     some = jobs("print('one')", "sys.exit(3)", "import os; os.kill(os.getpid(), 9)")
     ends = Ends()
     local.run(some, "", ends)
-    assert ends.ends == {"a": 0, "b": 3, "c": -9}
+    assert ends.statuses == {"a": 0, "b": 3, "c": -9}
     assert (some[0].run_dir / "console.log").read_text() == "one\n", "not what was printed when modules were imported"
     assert [type(process) for process in started] == [warm.Forked] * 3
     assert len({process.server.process.pid for process in started}) == 1
@@ -117,7 +95,7 @@ def test_a_list_of_numbers_of_threads_is_allowed(jobs: Jobs, monkeypatch: pytest
     some = jobs("", "")
     ends = Ends()
     local.run(some, "", ends)
-    assert ends.ends == {"a": 0, "b": 0}
+    assert ends.statuses == {"a": 0, "b": 0}
     assert (some[0].run_dir / "console.log").read_text() == "threads: 4\n"
 
 
@@ -135,7 +113,7 @@ def test_jobs_that_ran_when_the_forking_process_died_are_told_and_the_rest_runs(
 
     ends = Kills()
     local.run(some, "", ends, at_once=2)
-    assert ends.ends == {"a": -signal.SIGKILL, "b": 0, "c": 0}
+    assert ends.statuses == {"a": -signal.SIGKILL, "b": 0, "c": 0}
     assert (some[2].run_dir / "console.log").read_text().endswith("three\n")
     assert started[2].server is not started[0].server
 
@@ -163,11 +141,48 @@ def test_where_none_can_be_forked_each_gets_a_process_of_its_own(
     ends = Ends()
     with caplog.at_level(logging.WARNING, "seqmtl"):
         local.run(some, "", ends)
-    assert ends.ends == {"a": 0, "b": 3, "c": 0}
+    assert ends.statuses == {"a": 0, "b": 3, "c": 0}
     assert (some[0].run_dir / "console.log").read_text() == "words of a library\none\n"
     assert not any(isinstance(process, warm.Forked) for process in started)
     (line,) = caplog.messages
     assert line == f"each job imports what it needs: the process that was to fork them ended with status {status} instead"
+
+
+def test_one_that_hangs_in_its_imports_is_ended_and_each_gets_a_process_of_its_own(
+    jobs: Jobs, started: list[Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(warm, "IMPORT_SECONDS", 0.2)
+    serve(monkeypatch, "import time; time.sleep(600)")
+    servers = []
+    begin = warm.Server.__init__
+    monkeypatch.setattr(warm.Server, "__init__", lambda self, environment: (servers.append(self), begin(self, environment))[1])
+    some = jobs("print('one')", "sys.exit(3)", "")
+    ends = Ends()
+    begun = time.monotonic()
+    with caplog.at_level(logging.WARNING, "seqmtl"):
+        local.run(some, "", ends)
+    assert time.monotonic() - begun < 60
+    assert ends.statuses == {"a": 0, "b": 3, "c": 0}
+    assert not any(isinstance(process, warm.Forked) for process in started)
+    assert caplog.messages == ["each job imports what it needs: the process that was to fork them had not begun to after 0.2 s"]
+    (server,) = servers
+    assert server.process.returncode == -signal.SIGKILL
+
+
+def test_one_that_forks_is_not_bound_by_the_time_of_imports(
+    jobs: Jobs, started: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some = jobs("", LONG.replace("600", "0.3"), "")
+
+    class Shortens(Ends):
+        def ended(self, job: Job, status: int, reason: str = "") -> None:
+            super().ended(job, status, reason)
+            monkeypatch.setattr(warm, "IMPORT_SECONDS", 0.0)
+
+    ends = Shortens()
+    local.run(some, "", ends)
+    assert ends.statuses == {"a": 0, "b": 0, "c": 0}
+    assert [type(process) for process in started] == [warm.Forked] * 3
 
 
 def test_a_job_has_its_group_before_anyone_is_told_of_it(jobs: Jobs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

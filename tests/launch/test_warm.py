@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from launches import Ends, started_by
 
 from seqmtl.launch import local, warm
 from seqmtl.launch.command import Job, command
@@ -22,20 +23,6 @@ from seqmtl.runs import Run
 pytestmark = pytest.mark.slow
 
 
-class Ends:
-    """How jobs ended; `kill` is done to each process that began, after a while."""
-
-    def __init__(self) -> None:
-        self.ends: dict[Path, tuple[int, str]] = {}
-
-    def started(self, job: Job) -> None: ...
-
-    def waiting(self) -> None: ...
-
-    def ended(self, job: Job, status: int, reason: str = "") -> None:
-        self.ends[job.run_dir] = (status, reason)
-
-
 def environment() -> dict[str, str]:
     clean = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
     return clean | for_children() | {"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
@@ -43,17 +30,8 @@ def environment() -> dict[str, str]:
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The processes that a launcher starts."""
-    seen: list[Any] = []
-    start = warm.Starter.start
-
-    def remembered(self: warm.Starter, *arguments: Any) -> Any:
-        seen.append(start(self, *arguments))
-        return seen[-1]
-
-    monkeypatch.setattr(warm.Starter, "start", remembered)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return seen
+    return started_by(monkeypatch)
 
 
 def results(run_dir: Path) -> tuple[bytes, bytes]:

@@ -179,7 +179,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda d: edit(d, T0, put("_row", 5, -4)),
         "values: train: values of '_row' are outside of 0..9223372036854775806: row 5",
     ),
-    "_row twice": (lambda d: edit(d, T0, put("_row", 5, 400)), "_row: train: 1 rows have a number that an earlier row has"),
+    "_row twice": (lambda d: edit(d, T0, put("_row", 5, 400)), "_row: train: 1 row has a number that an earlier row has"),
     "leak": (
         lambda d: (
             shutil.copy(d / T0, d / "test/000.parquet"),

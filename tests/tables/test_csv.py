@@ -6,7 +6,8 @@ import csv
 import io
 import json
 
-from tables_by_hand import large_table, small_table
+from large_table import large_table
+from tables_by_hand import small_table
 
 from seqmtl.tables.csv_file import csv_text
 

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import html5lib
 import pytest
-from tables_by_hand import cell, large_table, small_table
+from large_table import large_table
+from tables_by_hand import cell, small_table
 
 from seqmtl.tables.content import Column, Row, Table
 from seqmtl.tables.html import html

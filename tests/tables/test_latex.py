@@ -6,7 +6,8 @@ import re
 from dataclasses import replace
 
 import pytest
-from tables_by_hand import large_table, small_table
+from large_table import large_table
+from tables_by_hand import small_table
 
 from seqmtl.tables.content import Table
 from seqmtl.tables.latex import escaped, latex

@@ -6,7 +6,8 @@ import re
 from dataclasses import replace
 
 import pytest
-from tables_by_hand import cell, large_table, small_table
+from large_table import large_table
+from tables_by_hand import cell, small_table
 
 from seqmtl.tables.content import Column, Row
 from seqmtl.tables.markdown import escaped, markdown

@@ -10,7 +10,8 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pytest
-from tables_by_hand import CLICK, LOSS, PURCHASE, cell, large_table, reliability, small_table
+from large_table import large_table
+from tables_by_hand import CLICK, LOSS, PURCHASE, cell, reliability, small_table
 
 from seqmtl.tables import plots
 from seqmtl.tables.content import Cell, Part, Published, Row

@@ -10,14 +10,14 @@ import numpy as np
 import polars as pl
 import pytest
 from scipy.special import expit
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import log_loss, roc_auc_score
 
 from conftest import ROWS, write_dataset
 from seqmtl.data.meta import read_meta
 from seqmtl.datamodule import DataModule, Reading
 from seqmtl.errors import SeqmtlError
 from seqmtl.runs import Run
-from seqmtl.tables.predictions import Truth, labels, logits, oracle, probability, reliability
+from seqmtl.tables.predictions import Truth, labels, logits, oracle, oracle_metrics, probability, reliability
 
 TASKS = ("click", "purchase")
 
@@ -158,6 +158,24 @@ def test_an_oracle_that_does_not_fit(many_shards: Path, damage: str) -> None:
         (many_shards / "oracle" / "test.parquet").write_bytes(b"PAR1")
     with pytest.raises(SeqmtlError, match="damaged or of other rows"):
         oracle(many_shards, truth)
+
+
+def test_the_metrics_of_the_oracle(many_shards: Path) -> None:
+    meta = read_meta(many_shards)
+    assert oracle_metrics(many_shards, meta, TASKS) is None
+    truth = labels(many_shards, meta, TASKS, None)
+    shuffled = np.random.default_rng(2).permutation(len(truth))
+    p = np.random.default_rng(3).uniform(0.01, 0.99, len(truth))
+    write_oracle(many_shards, truth.rows[shuffled], purchase=p[shuffled])
+    assert oracle_metrics(many_shards, meta, TASKS) is None, "of click there is no truth"
+    y = truth.of("purchase").y[:, 0]
+    assert oracle_metrics(many_shards, meta, ["purchase"]) == {
+        "test/auc/purchase": pytest.approx(roc_auc_score(y, p), abs=1e-6),
+        "test/logloss/purchase": pytest.approx(log_loss(y, p), abs=1e-6),
+    }
+    (many_shards / "oracle" / "test.parquet").write_bytes(b"PAR1")
+    with pytest.raises(SeqmtlError, match="damaged or of other rows"):
+        oracle_metrics(many_shards, meta, TASKS)
 
 
 def test_reliability_by_tenths() -> None:

@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from tables_by_hand import CLICK, LOSS, PURCHASE, cell, large_table, small_table
+from large_table import large_table
+from tables_by_hand import CLICK, LOSS, PURCHASE, cell, small_table
 
 from seqmtl.tables.content import Column, Part, Row
 from seqmtl.tables.ranking import rankings

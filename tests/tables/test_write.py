@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from large_table import large_table
 from remake_golden import GOLDEN, comparable
-from tables_by_hand import large_table, small_table
+from tables_by_hand import small_table
 
 from seqmtl.errors import SeqmtlError
 from seqmtl.tables import html as html_module

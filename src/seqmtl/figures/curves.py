@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +16,7 @@ from seqmtl.figures import drawing
 from seqmtl.figures.points import Points
 from seqmtl.figures.runs import Made
 from seqmtl.figures.spec import NATURAL, FigureSpec, Panel
+from seqmtl.statistics.mean import mean_and_std
 
 COLUMNS = 4
 SCHEMA = {"panel": pl.String, "row": pl.String, "point": pl.String, "x": pl.Float64, "task": pl.String}
@@ -35,14 +35,14 @@ def points(runs: Sequence[Made], spec: FigureSpec) -> Points:
         for task in some[0].config["dataset"]["tasks"]:
             if panel.tasks and task not in panel.tasks:
                 continue
-            values = [value for made in some if (value := made.metrics.get(f"test/auc/{task}")) is not None]
-            if len(values) < len(some):
+            values = {made.seed: made.metrics.get(f"test/auc/{task}") for made in some}
+            mean, std = mean_and_std([*values.values()])
+            if mean is None:
                 undefined.append(f"({name}) {row} {point} {task}")
                 continue
-            std = statistics.stdev(values) if len(values) > 1 else 0.0
             found = {"panel": name, "row": row, "point": point, "x": _x(panel, point, some[0]), "task": task}
-            shown = " ".join(f"{made.seed}:{value:.6f}" for made, value in zip(some, values, strict=True))
-            lines.append(found | {"mean": statistics.fmean(values), "std": std, "seeds": len(values), "values": shown})
+            shown = " ".join(f"{seed}:{value:.6f}" for seed, value in values.items())
+            lines.append(found | {"mean": mean, "std": std or 0.0, "seeds": len(values), "values": shown})
     seeds = sorted({made.seed for made in runs})
     dataset = runs[0].config["dataset"]["name"]
     notes = [

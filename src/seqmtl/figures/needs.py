@@ -6,12 +6,10 @@ Unusual: it stands apart from kinds.py, which draws and takes a second to import
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from seqmtl import entries
-
-if TYPE_CHECKING:
-    from seqmtl.figures.spec import FigureSpec
+from seqmtl.figures.spec import FigureSpec
 
 MEASURED = ("epoch_seconds", "test_seconds", "params_mb")  # of draw: cost
 LOOKS = ("experts", "bottoms", "interests")  # of draw: task_space

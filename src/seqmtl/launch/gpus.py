@@ -13,6 +13,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from seqmtl.plural import plural
+
 log = logging.getLogger("seqmtl")
 
 
@@ -78,7 +80,7 @@ class Gpus:
         told = False
         while (lease := self.take(count)) is None:
             if not told:
-                log.info("waiting for %d GPUs that other jobs use", count)
+                log.info("waiting for %s that other jobs use", plural(count, "GPU"))
                 told = True
             time.sleep(1.0)
         return lease

@@ -20,6 +20,7 @@ from seqmtl.launch.events import Events
 from seqmtl.launch.gpus import Gpus, Lease
 from seqmtl.launch.group import Process, end_groups
 from seqmtl.launch.warm import Starter
+from seqmtl.plural import plural
 from seqmtl.process import for_children
 
 POLL_SECONDS = 0.2
@@ -54,9 +55,8 @@ def run(
             while waiting and _has_room(waiting[0], running, at_once, cores):
                 job = waiting[0]
                 if job.gpus > len(gpus.gpus):
-                    events.ended(
-                        waiting.popleft(), 1, f"it asks for {job.gpus} GPUs, and this machine has {len(gpus.gpus)} to give"
-                    )
+                    asks = f"it asks for {plural(job.gpus, 'GPU')}"
+                    events.ended(waiting.popleft(), 1, f"{asks}, and this machine has {len(gpus.gpus)} to give")
                     continue
                 lease = gpus.take(job.gpus)
                 if lease is None:  # another job's, perhaps of another sweep

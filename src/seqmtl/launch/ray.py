@@ -141,10 +141,15 @@ def _without_room(job: Job, cpus: int | None, events: Events) -> bool:
     if _room(job, cpus):
         return False
     nodes = [(node["NodeManagerAddress"], node["Resources"]) for node in ray.nodes() if node["Alive"]]
-    has = ", ".join(f"{place}: {n.get('CPU', 0):g} cores and {n.get('GPU', 0):g} GPUs" for place, n in nodes)
-    asks = f"it asks for {job.ranks * _cores(job, cpus)} cores and {job.gpus} GPUs of one node"
+    has = ", ".join(f"{place}: {_room_words(n.get('CPU', 0), n.get('GPU', 0))}" for place, n in nodes)
+    asks = f"it asks for {_room_words(job.ranks * _cores(job, cpus), job.gpus)} of one node"
     events.ended(job, 1, f"{asks}, and the nodes of this Ray have {has}; lower trainer.devices or launcher.cpus")
     return True
+
+
+def _room_words(cores: float, gpus: float) -> str:
+    """Ray counts in floats: a task may ask for half a core."""
+    return f"{cores:g} core{'' if cores == 1 else 's'} and {gpus:g} GPU{'' if gpus == 1 else 's'}"
 
 
 def _submit(job: Job, sweep: str, environment: dict[str, str], cpus: int | None, retries: int) -> Any:

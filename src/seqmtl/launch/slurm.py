@@ -25,6 +25,7 @@ from seqmtl.launch import squeue
 from seqmtl.launch.command import Job
 from seqmtl.launch.events import Events
 from seqmtl.launch.slurm_job import OnNode, write_reason
+from seqmtl.plural import plural
 
 log = logging.getLogger("seqmtl")
 
@@ -84,7 +85,7 @@ def run(
             waited += _found(jobs, place)
             left = [job for job in jobs if job not in [queued.job for queued in waited]]
             if waited:
-                log.info("%d jobs are in Slurm's queue already, of an earlier command: waiting for them", len(waited))
+                log.info("waiting for %s that an earlier command left in Slurm's queue", plural(len(waited), "job"))
             for some in _arrays(left, array):
                 sent = _submit(some, sweep, place, requeue, asked | _size(some[0], cpus))
                 waited += sent
@@ -217,8 +218,7 @@ def _found(jobs: Iterable[Job], folder: Path) -> list[Queued]:
 
 def _wait(waited: Sequence[Queued], events: Events) -> None:
     """Tell of starts and ends until none is left."""
-    left = list(waited)
-    quiet = squeue.Quiet()
+    left, quiet = list(waited), squeue.Quiet()
     asked = clock.monotonic() - POLL_SECONDS
     while left:
         if clock.monotonic() - asked >= POLL_SECONDS:
@@ -269,7 +269,7 @@ def _leave(own: Sequence[Queued], detach: bool) -> None:
     if detach:
         log.info("the jobs stay in Slurm's queue; see how they fare with: seqmtl status, and wait for them with the same command")
         return
-    log.info("cancelling %d jobs in Slurm's queue (launcher.detach=true leaves them there)", len(own))
+    log.info("cancelling %s in Slurm's queue, which launcher.detach=true would leave there", plural(len(own), "job"))
     done = subprocess.run(["scancel", *(queued.id for queued in own)], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         log.warning("scancel failed (%s): the jobs may still be in the queue; the same command waits for them", done.stderr.strip())

@@ -26,6 +26,9 @@ log = logging.getLogger("seqmtl")
 
 JOB = ["-m", "seqmtl.job"]
 FORKS = ["-m", "seqmtl.launch.forks"]
+IMPORT_SECONDS = 300.0
+"""So long a process may take until it has imported what jobs need and forks the first: some seconds here, a minute or two where a
+network disk is slow and cold. One that takes longer is taken to hang, and each job imports for itself."""
 READ_ONCE = ("OMP_NUM_THREADS", "PYTHONPATH", "PYTHONHASHSEED", "LD_PRELOAD")  # of the environment, when the process begins
 
 
@@ -55,12 +58,18 @@ class Server:
 
     Args:
         environment: of the first job.
+
+    Attributes:
+        hung: it was ended, as it forked nothing within IMPORT_SECONDS.
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.environment = {name: environment.get(name) for name in READ_ONCE}
         self.jobs: list[Forked] = []
         self.text = b""
+        self.hung = False
+        self.answered = False
+        self.begun = time.monotonic()
         self.process = subprocess.Popen(
             [sys.executable, *FORKS],
             env=dict(environment) | for_children(),
@@ -74,7 +83,7 @@ class Server:
         return all(environment.get(name) == value for name, value in self.environment.items())
 
     def start(self, words: Sequence[str], environment: Mapping[str, str], console: Path) -> Forked | None:
-        """Fork; returns when the process is there. None: this one is gone, and forked nothing."""
+        """Fork; returns when the process is there. None: this one is gone, and forked nothing, or had to be ended as it hung."""
         forked = Forked(self)
         self.jobs.append(forked)
         request = {"id": len(self.jobs) - 1, "words": list(words), "environment": dict(environment), "console": str(console)}
@@ -82,7 +91,11 @@ class Server:
             _pipe(self.process.stdin).write(json.dumps(request).encode() + b"\n")
             _pipe(self.process.stdin).flush()
         while not forked.pid and forked.returncode is None:
-            self.hear(1.0)
+            left = self.begun + IMPORT_SECONDS - time.monotonic()
+            if not self.answered and left <= 0:
+                self.hung = True
+                self.process.kill()  # heard below
+            self.hear(1.0 if self.answered else min(1.0, max(left, 0.01)))
         return forked if forked.pid else None
 
     def hear(self, seconds: float) -> bool:
@@ -100,6 +113,7 @@ class Server:
             time.sleep(min(seconds, 0.05))
             return False
         *lines, self.text = (self.text + some).split(b"\n")
+        self.answered = True
         for answer in map(json.loads, lines):
             job = self.jobs[answer["id"]]
             job.pid = answer.get("pid", job.pid)
@@ -161,7 +175,8 @@ class Starter:
         assert self.server is not None
         self.worth_it = False
         status = self.server.process.wait()
-        log.warning("each job imports what it needs: the process that was to fork them ended with status %d instead", status)
+        why = f"had not begun to after {IMPORT_SECONDS:g} s" if self.server.hung else f"ended with status {status} instead"
+        log.warning("each job imports what it needs: the process that was to fork them %s", why)
 
     def _close(self) -> None:
         if self.server is not None:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqmtl.errors import SeqmtlError
+from seqmtl.nn.dropout import Dropout
 from seqmtl.nn.histories import all_histories, target
 from seqmtl.nn.options import at_least
 from seqmtl.nn.ragged import Ragged
@@ -30,7 +31,7 @@ class Block(nn.Module):
         self.qkv = linear(width, width, parts=3)
         self.ffn = nn.Sequential(linear(width, width // 4), nn.ReLU(), linear(width // 4, width))
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, s: Tensor, tokens: Ragged, e: Tensor | None = None) -> Tensor:
         """Every token looks at all of its row: s (N,C) → (N,C); with e the row's item does: (B,C) → (B,C), also without tokens."""

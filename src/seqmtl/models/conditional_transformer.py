@@ -11,6 +11,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from seqmtl.models.conditional import conditional_linear, conditional_norm
+from seqmtl.nn.dropout import Dropout
 
 INJECTIONS = {  # what of a layer depends on task and behaviour; Table 6
     "ln": ("norm_1", "norm_2"),
@@ -37,7 +38,7 @@ class ConditionalLayer(nn.Module):
         self.query, self.key, self.value, self.out = (nn.Linear(dim, dim, bias=False) for _ in range(4))
         self.ffn_1, self.ffn_2 = (nn.Linear(a, b) for a, b in pairwise([dim, ffn, dim]))
         self.norm_1, self.norm_2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         for layer in (self.query, self.key, self.value, self.out, self.ffn_1, self.ffn_2):
             nn.init.xavier_uniform_(layer.weight)
         nn.init.zeros_(self.ffn_1.bias)

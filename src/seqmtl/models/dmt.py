@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from seqmtl.nn.dropout import Dropout
 from seqmtl.nn.histories import all_histories, target
 from seqmtl.nn.options import at_least, one_of
 from seqmtl.nn.ragged import Ragged
@@ -92,7 +93,7 @@ class EncoderDecoder(nn.Module):
         self.encoder, self.decoder = (
             nn.ModuleList(Block(dim, heads, ffn, dropout, out_projection) for _ in range(blocks)) for _ in range(2)
         )
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, e: Tensor, items: Tensor, mask: Tensor) -> Tensor:
         ragged = Ragged.of(mask)

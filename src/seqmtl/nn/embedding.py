@@ -3,8 +3,8 @@
 Unusual: what is read of the tables can be watched, and some of their rows shifted for a moment. A batch reads a few thousand of
 millions of rows; a step that needs gradients of single tasks, or weights at another place, works on those alone.
 
-A table's gradient is dense, and its memory is kept from step to step: it is zero but for the rows that a batch has read, so
-clearing those costs thousands of rows where a new gradient costs millions.
+A table's gradient is dense, and its memory is kept from step to step: it is zero but for the rows that a batch has read, and to
+clear those costs thousands of rows where a new gradient costs millions.
 
 And an optimizer may leave rows behind that no batch reads, if it is told before they are read.
 """
@@ -72,6 +72,7 @@ class FieldEmbedding(nn.Module):
         for hook in self.before_read:
             hook(rows)
 
+    @torch.compiler.disable  # what watches or shifts a read is no part of a graph
     def _read(self, rows: Tensor) -> Tensor:
         self.about_to_be_read(rows)
         vectors = F.embedding(rows, self.weight.detach() if self._cut else self.weight)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqmtl.errors import SeqmtlError
+from seqmtl.nn.dropout import Dropout
 from seqmtl.nn.options import one_of
 
 
@@ -111,7 +112,7 @@ class MLP(nn.Module):
         self.n, self.width = n, widths[-1]
         self.layers = nn.Sequential(
             *(
-                nn.Sequential(ParallelLinear(n, a, b), NORMS[norm](n, b), nn.ReLU(), nn.Dropout(rate))
+                nn.Sequential(ParallelLinear(n, a, b), NORMS[norm](n, b), nn.ReLU(), Dropout(rate))
                 for a, b, rate in zip(widths, dims, rates, strict=False)
             )
         )

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from seqmtl.nn.dropout import Dropout
 from seqmtl.nn.mlp import xavier
 from seqmtl.nn.options import divides
 from seqmtl.nn.ragged import Ragged
@@ -59,7 +60,7 @@ class Block(nn.Module):
         self.out = linear(dim, dim) if out_projection else nn.Identity()
         self.ffn = nn.Sequential(linear(dim, ffn), activation(), linear(ffn, dim))
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def encode(self, x: Tensor, items: Ragged) -> Tensor:
         """Every item looks at all items of its sequence: (N,D) → (N,D)."""

@@ -56,6 +56,7 @@ class LazyAdam(ByRows, torch.optim.Adam):
             [state["step"]],
             foreach=False,
             fused=group["fused"],
+            capturable=group["capturable"],
             amsgrad=False,
             beta1=group["betas"][0],
             beta2=group["betas"][1],
@@ -73,7 +74,8 @@ class LazyAdam(ByRows, torch.optim.Adam):
         """
         state: dict[str, Tensor] = self.state[table]
         if not state:
-            state["step"] = torch.zeros((), dtype=torch.float32, device=table.device if group["fused"] else "cpu")
+            on_device = group["fused"] or group["capturable"]
+            state["step"] = torch.zeros((), dtype=torch.float32, device=table.device if on_device else "cpu")
             state["moments"] = table.new_zeros(len(table), 2 * table.shape[1], requires_grad=False)
         return state
 

@@ -53,6 +53,8 @@ def gradients_hidden(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
 class ByRows(torch.optim.Optimizer):
     """To stand before an optimizer of torch among the bases of a class: `step` is that one's, but for tables."""
 
+    waits_for_device = True  # on a GPU, to know which rows there are: such a step cannot be recorded
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None

@@ -82,9 +82,8 @@ class RowNumbers:
         for split, n in twice.items():
             if n:
                 example = f", for example {self._again[split]}" if split in self._again else ""
-                self.findings.error(
-                    KIND, f"{split}: {n:,} rows have a number that an earlier row has{example}; _row must be unique"
-                )
+                rows = "1 row has" if n == 1 else f"{n:,} rows have"
+                self.findings.error(KIND, f"{split}: {rows} a number that an earlier row has{example}; _row must be unique")
         for (a, b), n in both.items():
             if n:
                 self._leak(a, b, n)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqmtl.data.meta import Meta
+from seqmtl.plural import plural
 from seqmtl.prepare.check_files import Shard
 from seqmtl.prepare.check_findings import Findings, first_line
 from seqmtl.prepare.check_row_numbers import GOLDEN, RowNumbers
@@ -185,7 +186,7 @@ class SplitCheck:
         for task, n in seen.positives.items():
             wanted = self.meta.positives.get(split, {}).get(task, n)
             if n != wanted and whole and task in self.everywhere:
-                self.findings.error("labels", f"{split}: '{task}' has {n:,} positives, not the {wanted:,} of meta.json")
+                self.findings.error("labels", f"{split}: '{task}' has {plural(n, 'positive')}, not the {wanted:,} of meta.json")
             if n in (0, seen.rows):
                 self.findings.warn("labels", f"{split}: every row has {task} = {int(n > 0)}, so it has no AUC")
         for name, low in seen.lowest.items():

@@ -18,12 +18,12 @@ from seqmtl.data.prepared import open_dataset
 from seqmtl.errors import SeqmtlError
 from seqmtl.journal import Journal
 from seqmtl.plan import Planned
-from seqmtl.report import oracle_metrics
 from seqmtl.runs import Run, config_hash, counted
+from seqmtl.statistics.mean import mean_and_std
 from seqmtl.tables.content import Cell, Column, Comparison, Part, Row, RunOfRow
 from seqmtl.tables.evidence import Evidence, Scores, over_seeds
 from seqmtl.tables.pairs import asked, compared
-from seqmtl.tables.predictions import Truth, labels, logits, reliability
+from seqmtl.tables.predictions import Truth, labels, logits, oracle_metrics, reliability
 from seqmtl.tables.spec import PartSpec, RowSpec, columns_of
 
 Jobs = Mapping[str, Mapping[int, Planned]]  # label → seed → job
@@ -145,7 +145,7 @@ def _row(row: RowSpec, spec: PartSpec, jobs: Mapping[int, Planned], version: str
     for column in columns:
         if column.task in config["dataset"]["tasks"]:
             values = {seed: of_seed.get(_metric(column)) for seed, of_seed in metrics.items()}
-            mean, std = _mean_and_std([*values.values()])
+            mean, std = mean_and_std([*values.values()])
             cells[column.key] = Cell(values, mean, std, published=printed.get(column.key))
     return Row(
         label=row.label,
@@ -161,13 +161,6 @@ def _row(row: RowSpec, spec: PartSpec, jobs: Mapping[int, Planned], version: str
         reliability=_reliability(done, truth),
         training=_training(done),
     )
-
-
-def _mean_and_std(values: Sequence[float | None]) -> tuple[float | None, float | None]:
-    known = [value for value in values if value is not None]
-    if not known or len(known) < len(values):
-        return None, None
-    return statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None
 
 
 def run_of_row(seed: int, job: Planned, version: str) -> RunOfRow:
@@ -246,7 +239,7 @@ def _with_gains(rows: Sequence[Row], spec: PartSpec) -> list[Row]:
 
 def _on_common_seeds(cell: Cell, other: Cell) -> tuple[float | None, float | None]:
     common = [seed for seed in cell.values if seed in other.values]
-    (ours, _), (theirs, _) = (_mean_and_std([one.values[seed] for seed in common]) for one in (cell, other))
+    (ours, _), (theirs, _) = (mean_and_std([one.values[seed] for seed in common]) for one in (cell, other))
     return ours, theirs
 
 

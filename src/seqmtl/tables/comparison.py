@@ -10,8 +10,7 @@ Three questions that are often mixed up, each with a test of its own:
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,16 +20,13 @@ from numpy.typing import NDArray
 
 from seqmtl.errors import SeqmtlError
 from seqmtl.runs import Run
-from seqmtl.statistics.auc import delong
 from seqmtl.statistics.bootstrap import bootstrap
-from seqmtl.statistics.difference import Difference
-from seqmtl.statistics.logloss import logloss_difference
-from seqmtl.statistics.multiple import holm
+from seqmtl.statistics.mean import mean_and_std
 from seqmtl.statistics.seeds import paired_t
+from seqmtl.tables.content import Comparison
+from seqmtl.tables.evidence import BY_ROWS, comparison, corrected
 from seqmtl.tables.predictions import Truth, logits
 from seqmtl.tables.spec import METRICS
-
-LEVEL = 0.05
 
 Scores = list[NDArray[np.float32]]
 
@@ -47,39 +43,16 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Test:
-    """B less A, and how sure that is; `adjusted` is p after Holm's correction over the tasks. `note` says why there is no p."""
-
-    __test__ = False  # pytest: no class of tests
-
-    value: float | None
-    interval: tuple[float, float] | None
-    p: float | None
-    adjusted: float | None
-    method: str
-    note: str = ""
-
-    @property
-    def decisive(self) -> float | None:
-        """The p to judge by."""
-        return self.p if self.adjusted is None else self.adjusted
-
-    @property
-    def sure(self) -> bool:
-        return self.decisive is not None and self.decisive < LEVEL
-
-
-@dataclass(frozen=True)
 class Measured:
-    """One metric of one task: A's and B's values by seed, and the tests by rows or users, by bootstrap and over seeds."""
+    """One metric of one task: A's and B's values by seed, and B against A by rows or users, by bootstrap and over seeds."""
 
     task: str
     metric: str
     a: dict[int, float | None]
     b: dict[int, float | None]
-    rows: Test
-    bootstrap: Test | None
-    seeds: Test
+    rows: Comparison
+    bootstrap: Comparison | None
+    seeds: Comparison
 
 
 @dataclass(frozen=True)
@@ -108,8 +81,8 @@ class Answer:
         for measured, words in zip(self.measured, said, strict=True):
             tests = {"rows": measured.rows, "bootstrap": measured.bootstrap, "seeds": measured.seeds}
             values = {side: _summary(found) for side, found in (("a", measured.a), ("b", measured.b))}
-            content = {**values, "difference": measured.rows.value, "says": words.removeprefix(f"{measured.task}: ")}
-            content |= {"tests": {name: None if test is None else vars(test) for name, test in tests.items()}}
+            content = {**values, "difference": measured.rows.difference, "says": words.removeprefix(f"{measured.task}: ")}
+            content |= {"tests": {name: None if test is None else _test(test) for name, test in tests.items()}}
             tasks.setdefault(measured.task, {})[measured.metric] = content
         return {
             **{side: _model(model) for side, model in (("a", self.a), ("b", self.b))},
@@ -156,39 +129,29 @@ def _column(side: Model, found: Sequence[NDArray[np.float32]], t: int, task: str
 def _measured(a: Model, b: Model, of_a: Scores, of_b: Scores, truth: Truth, t: int, metric: str, repeats: int) -> Measured:
     """Both models in one metric; before the correction."""
     task, y, users = truth.tasks[t], np.ascontiguousarray(truth.y[:, t]), truth.users
-    by_rows: Callable[..., Difference] = delong if metric == "auc" else logloss_difference
     values = [{seed: run.metrics().get(f"test/{metric}/{task}") for seed, run in side.runs.items()} for side in (a, b)]
     return Measured(
         task=task,
         metric=metric,
         a=values[0],
         b=values[1],
-        rows=_test(by_rows(of_b, of_a, y, users)),
-        bootstrap=_test(bootstrap(of_b, of_a, y, metric, users, repeats)) if repeats else None,
-        seeds=_test(paired_t(values[1], values[0])),
+        rows=comparison(a.name, BY_ROWS[metric](of_b, of_a, y, users)),
+        bootstrap=comparison(a.name, bootstrap(of_b, of_a, y, metric, users, repeats)) if repeats else None,
+        seeds=comparison(a.name, paired_t(values[1], values[0])),
     )
-
-
-def _test(found: Difference) -> Test:
-    value = found.value if math.isfinite(found.value) else None
-    return Test(value, found.interval, found.p, None, found.method, found.note)
 
 
 def _corrected(measured: Sequence[Measured]) -> list[Measured]:
     """With Holm's correction over the tasks, of each metric and each kind of test by itself."""
-    corrected = list(measured)
+    made = list(measured)
     for metric in METRICS:
-        places = [i for i, one in enumerate(corrected) if one.metric == metric]
-        if len(places) < 2:
-            continue
+        places = [i for i, one in enumerate(made) if one.metric == metric]
         for kind in ("rows", "bootstrap", "seeds"):
-            tests: list[Test | None] = [getattr(corrected[i], kind) for i in places]
-            adjusted = holm([None if test is None else test.p for test in tests])
-            for i, test, p in zip(places, tests, adjusted, strict=True):
-                if test is not None:
-                    changed: dict[str, Any] = {kind: replace(test, adjusted=p)}
-                    corrected[i] = replace(corrected[i], **changed)
-    return corrected
+            tests: dict[int, Comparison] = {i: test for i in places if (test := getattr(made[i], kind)) is not None}
+            for i, test in corrected(tests, len(tests)).items():
+                changed: dict[str, Any] = {kind: test}
+                made[i] = replace(made[i], **changed)
+    return made
 
 
 def sentence(measured: Measured, names: tuple[str, str], independent: str) -> str:
@@ -200,11 +163,11 @@ def sentence(measured: Measured, names: tuple[str, str], independent: str) -> st
     """
     word, better = METRICS[measured.metric]
     rows, seeds, other = measured.rows, measured.seeds, measured.bootstrap
-    if rows.value is None or rows.interval is None:
+    if rows.difference is None or rows.interval is None:
         return f"{word} cannot be compared: {rows.note or 'it is undefined'}."
-    ahead, behind = names[::-1] if rows.value * better > 0 else names
+    ahead, behind = names[::-1] if rows.difference * better > 0 else names
     again = f"{seeds.method.removeprefix('paired t-test ')}, {p_words(seeds.decisive)}" if seeds.p is not None else seeds.note
-    same = seeds.sure and seeds.value is not None and seeds.value * rows.value > 0
+    same = seeds.sure and seeds.difference is not None and seeds.difference * rows.difference > 0
     if not rows.sure:
         low, high = rows.interval
         told = f"no difference in {word} can be told on other {independent} ({p_words(rows.decisive)});"
@@ -212,8 +175,8 @@ def sentence(measured: Measured, names: tuple[str, str], independent: str) -> st
         if same:
             told += f"; on these very rows {ahead} is better whichever the seed ({again})"
         return f"{told}."
-    low, high = sorted(math.copysign(end, end * rows.value) for end in rows.interval)
-    told = f"{ahead} has the {'higher' if better > 0 else 'lower'} {word} than {behind}, by {abs(rows.value):.4f}"
+    low, high = sorted(math.copysign(end, end * rows.difference) for end in rows.interval)
+    told = f"{ahead} has the {'higher' if better > 0 else 'lower'} {word} than {behind}, by {abs(rows.difference):.4f}"
     told += f" (95 % {low:.4f} to {high:.4f}), on other {independent} too ({p_words(rows.decisive)})"
     if same:
         told += f", and if both are trained again ({again})"
@@ -233,14 +196,13 @@ def p_words(p: float | None) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
+def _test(test: Comparison) -> dict[str, Any]:
+    return {"value": test.difference, **{name: getattr(test, name) for name in ("interval", "p", "adjusted", "method", "note")}}
+
+
 def _summary(values: Mapping[int, float | None]) -> dict[str, Any]:
-    known = [value for value in values.values() if value is not None]
-    whole = bool(known) and len(known) == len(values)
-    return {
-        "mean": statistics.fmean(known) if whole else None,
-        "std": statistics.stdev(known) if whole and len(known) > 1 else None,
-        "values": dict(values),
-    }
+    mean, std = mean_and_std([*values.values()])
+    return {"mean": mean, "std": std, "values": dict(values)}
 
 
 def _model(model: Model) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-LEVELS = ((0.01, "**"), (0.05, "*"))  # of the papers' stars
+LEVEL = 0.05  # below it a difference is sure
+LEVELS = ((0.01, "**"), (LEVEL, "*"))  # of the papers' stars
 
 
 @dataclass(frozen=True)
@@ -24,14 +25,15 @@ class Published:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One row against another in one column.
+    """One row of a table against another in one column, or one model against another in one metric of a task.
 
     Args:
-        against: label of the other row.
+        against: label of the other row, name of the other model.
         difference: this row's mean less the other's, in the column's unit.
         interval: 95 %, of the difference; None where the method gives none.
         p: two-sided; None where it cannot be had, and `note` says why.
-        adjusted: p after Holm's correction over the comparisons of the column; None where p is, or where there is one comparison.
+        adjusted: p after Holm's correction over the comparisons of the column, or over the tasks; None where p is, or where there
+            is one comparison.
         method: in words, "paired t-test over 5 seeds".
         note: why there is no p.
     """
@@ -44,11 +46,21 @@ class Comparison:
     method: str
     note: str = ""
 
+    @property
+    def decisive(self) -> float | None:
+        """The p to judge by."""
+        return self.p if self.adjusted is None else self.adjusted
+
+    @property
+    def sure(self) -> bool:
+        """Whether there is a difference."""
+        return self.decisive is not None and self.decisive < LEVEL
+
     def stars(self, better: float) -> str:
         """`**` (p < 0.01), `*` (p < 0.05) where the row is better than the other one; `better` is +1, or -1 for a loss."""
-        if self.p is None or self.difference is None or self.difference * better <= 0:
+        p = self.decisive
+        if p is None or self.difference is None or self.difference * better <= 0:
             return ""
-        p = self.p if self.adjusted is None else self.adjusted
         return next((stars for level, stars in LEVELS if p < level), "")
 
     def mirrored(self, against: str) -> Comparison:

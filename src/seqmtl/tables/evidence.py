@@ -7,8 +7,9 @@ these test rows; a test on the rows asks whether these trainings would on other 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,8 @@ from seqmtl.statistics.seeds import paired_t
 from seqmtl.tables.content import Cell, Column, Comparison
 
 Scores = NDArray[np.float32]  # (N,) log-odds of one task
+Key = TypeVar("Key", bound=Hashable)
+BY_ROWS: Mapping[str, Callable[..., Difference]] = {"auc": delong, "logloss": logloss_difference}  # by metric
 
 
 @dataclass(frozen=True)
@@ -40,20 +43,19 @@ class Evidence:
     def on_rows(self, column: Column, label: str, other: str) -> Comparison:
         """`label` against `other` on the test rows, each the mean over its seeds."""
         ours, theirs = self.scores(label, column), self.scores(other, column)
-        test = {"auc": delong, "logloss": logloss_difference}.get(column.metric)
+        test = BY_ROWS.get(column.metric)
         if test is None or not ours or not theirs:
             return Comparison(other, None, None, None, None, "", "no predictions to compare")
-        found = test([*ours.values()], [*theirs.values()], self.y(column), self.clusters)
-        return _comparison(other, found)
+        return comparison(other, test([*ours.values()], [*theirs.values()], self.y(column), self.clusters))
 
 
 def over_seeds(cell: Cell, other: Cell, label: str) -> Comparison:
     """A cell against that of row `label`: paired samples t-test over the seeds that both have."""
-    return _comparison(label, paired_t(cell.values, other.values))
+    return comparison(label, paired_t(cell.values, other.values))
 
 
-def corrected(found: Mapping[str, Comparison], family: int) -> dict[str, Comparison]:
-    """The comparisons of a column, by row, with Holm's correction.
+def corrected(found: Mapping[Key, Comparison], family: int) -> dict[Key, Comparison]:
+    """The comparisons of a column, by row, or of a metric, by task, with Holm's correction.
 
     Args:
         family: how many comparisons there were to choose from. Of k rows that are compared with the best one it is k (k - 1) / 2:
@@ -66,6 +68,7 @@ def corrected(found: Mapping[str, Comparison], family: int) -> dict[str, Compari
     return {label: replace(one, adjusted=p) for (label, one), p in zip(found.items(), adjusted, strict=False)}
 
 
-def _comparison(label: str, found: Difference) -> Comparison:
+def comparison(label: str, found: Difference) -> Comparison:
+    """A test's answer, before any correction; `label`: of whom it was compared with."""
     value = found.value if math.isfinite(found.value) else None
     return Comparison(label, value, found.interval, found.p, None, found.method, found.note)

@@ -15,7 +15,6 @@ NONE = "×"  # no seed finished
 UNDEFINED = "undefined"  # a split with one class
 FEWEST_SEEDS = 3  # for stars
 DECIMALS = {"auc": 4, "gain": 2, "gain_seen": 2, "occurrences": 2}
-BELOW = 0.05  # level of the mark of rows that are below the best one
 
 
 def decimals(part: Part, column: Column) -> int | None:
@@ -82,9 +81,9 @@ def stars(cell: Cell | None, column: Column) -> str:
 def below(cell: Cell | None, column: Column) -> bool:
     """Whether the test on rows finds the row below the one that it is compared with, after Holm's correction."""
     test = None if cell is None else cell.rows_test
-    if test is None or test.p is None or test.difference is None:
+    if test is None or test.difference is None:
         return False
-    return test.difference * column.better < 0 and (test.p if test.adjusted is None else test.adjusted) < BELOW
+    return test.difference * column.better < 0 and test.sure
 
 
 def finished(cell: Cell) -> int:

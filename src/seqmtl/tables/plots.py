@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from seqmtl.statistics.mean import mean_and_std
 from seqmtl.tables import formats
 from seqmtl.tables.content import Cell, Column, Part, Row
 from seqmtl.tables.ranking import Ranking
@@ -70,8 +71,8 @@ def half_interval(values: Sequence[float]) -> float | None:
     """Half the 95 % interval of the mean by Student's t; None of one value."""
     from scipy.stats import t
 
-    n = len(values)
-    return float(t.ppf(0.975, n - 1) * np.std(values, ddof=1) / math.sqrt(n)) if n > 1 else None
+    n, (_, std) = len(values), mean_and_std(values)
+    return None if std is None else float(t.ppf(0.975, n - 1)) * std / math.sqrt(n)
 
 
 def ranks_plot(ranking: Ranking, ours: Sequence[str], name: str) -> str:

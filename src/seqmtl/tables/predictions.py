@@ -6,6 +6,7 @@ Unusual: of 43 million rows only what is asked for is held, some bytes a row; lo
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from seqmtl.errors import SeqmtlError
 from seqmtl.runs import Run
 from seqmtl.types import Field
 
+ORACLE = "oracle/test.parquet"  # in a prepared dataset that is simulated
 BLOCK = 2**20  # rows that are float64 at a time
 
 
@@ -117,7 +119,7 @@ def oracle(directory: Path, truth: Truth) -> NDArray[np.float64] | None:
     Raises:
         SeqmtlError: the file is damaged, or lacks a task or a row.
     """
-    path = directory / "oracle" / "test.parquet"
+    path = directory / ORACLE
     if not path.is_file():
         return None
     import pyarrow as pa
@@ -137,6 +139,33 @@ def oracle(directory: Path, truth: Truth) -> NDArray[np.float64] | None:
     except (pa.ArrowException, OSError, ValueError) as e:
         raise SeqmtlError(f"{path} is damaged or of other rows ({str(e).splitlines()[0]}); {prepare_again(directory)}") from None
     return found
+
+
+def oracle_metrics(directory: Path, meta: Meta, tasks: Sequence[str]) -> dict[str, float | None] | None:
+    """Test metrics of the true probabilities of a simulated dataset, as a run's metrics.json names them; None where there are none.
+
+    No model can do better on average: what is missing to them is noise of the simulator, not skill.
+
+    Raises:
+        SeqmtlError: as `oracle`, but for a task that the file has not, of which there is no truth.
+    """
+    path = directory / ORACLE
+    if not path.is_file():
+        return None
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    import torch
+
+    from seqmtl.metrics import TaskMetrics
+
+    with contextlib.suppress(pa.ArrowException, OSError):  # a damaged one is told below
+        if not set(tasks) <= set(pq.read_schema(path).names):
+            return None
+    truth = labels(directory, meta, tasks, None)
+    p = oracle(directory, truth)
+    metrics = TaskMetrics(meta.schema().keep(tasks), len(truth))
+    metrics.update(torch.tensor(p).logit().float(), torch.tensor(truth.y))
+    return {f"test/{name}": value for name, value in metrics.compute().items()}
 
 
 def _places(numbers: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:

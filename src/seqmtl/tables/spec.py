@@ -34,10 +34,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from seqmtl.entries import datasets, different, mapping, refuse_unknown, seeds, strings, text, truth
-from seqmtl.errors import SeqmtlError
+from seqmtl.entries import datasets, different, files, headings, mapping, read, refuse_unknown, seeds, strings, text, truth
 from seqmtl.tables.content import Column, Published
 
 METRICS = {"auc": ("AUC", 1), "logloss": ("LogLoss", -1)}
@@ -108,8 +105,8 @@ def needs_runs(part: PartSpec) -> bool:
 
 
 def table_names(folders: Sequence[Path]) -> dict[str, Path]:
-    """{name: its YAML} in the conf folders; a user's own folder comes later and wins."""
-    return {path.stem: path for folder in folders for path in sorted((folder / "table").glob("*.yaml"))}
+    """{name: its YAML} in the conf folders."""
+    return files("table", folders)
 
 
 def read_table(name: str, folders: Sequence[Path]) -> TableSpec:
@@ -118,17 +115,7 @@ def read_table(name: str, folders: Sequence[Path]) -> TableSpec:
     Raises:
         SeqmtlError: there is none, or its YAML is wrong; says where.
     """
-    found = table_names(folders)
-    if name not in found:
-        raise SeqmtlError(f"there is no table '{name}'; there are {', '.join(found)}")
-    try:
-        content = yaml.safe_load(found[name].read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as e:
-        raise SeqmtlError(f"{found[name]} cannot be read: {e}") from e
-    try:
-        return _table(name, content)
-    except (SeqmtlError, KeyError, TypeError, ValueError, AttributeError) as e:
-        raise SeqmtlError(f"{found[name]} is no table: {type(e).__name__}: {e}") from e
+    return read("table", name, folders, _table)
 
 
 def _table(name: str, content: Mapping[str, Any]) -> TableSpec:
@@ -139,10 +126,7 @@ def _table(name: str, content: Mapping[str, Any]) -> TableSpec:
         raise ValueError("it has no parts")
     return TableSpec(
         name=name,
-        title=text(content["title"], "title"),
-        paper=text(content.get("paper"), "paper"),
-        where=text(content.get("where"), "where"),
-        about=text(content.get("about"), "about"),
+        **headings(content),
         seeds=seeds(content.get("seeds"), (1, 2, 3, 4, 5)),
         parts=parts,
     )

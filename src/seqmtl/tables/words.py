@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from seqmtl.tables import formats
-from seqmtl.tables.content import Cell, Column, Comparison, Part, Row, Table
+from seqmtl.tables.content import LEVEL, Cell, Column, Comparison, Part, Row, Table
 from seqmtl.tables.papers import PAPERS
 
 BELOW = "†"
@@ -191,7 +191,7 @@ def _below_said(part: Part) -> list[str]:
     holm = " after Holm's correction over the comparisons of a column" if any(t.adjusted is not None for *_, t in tests) else ""
     none = "" if any(formats.below(cell, column) for _, column, cell, _ in tests) else " No row is."
     methods = _methods([test for *_, test in tests])
-    return [f"{BELOW}: below {against}, p < {formats.BELOW}{holm}; {methods}.{none}"]
+    return [f"{BELOW}: below {against}, p < {LEVEL}{holm}; {methods}.{none}"]
 
 
 def _against(part: Part, tests: Sequence[tuple[Column, Comparison]], sign: int) -> str:

@@ -1,0 +1,80 @@
+"""A training step as one CUDA graph. A step of these models is hundreds of kernels of a few microseconds: launched one by one, the
+launches take longer than the work.
+
+Unusual: no step is run for warming up or capturing alone. The first batches run op by op, on the stream that is captured later, and
+count; then one is recorded, and that one and all further ones of its shape are replayed. A shorter batch runs op by op.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from seqmtl.steps.ranks import world_size
+from seqmtl.types import Batch, Schema
+
+WARM = 3  # batches before the recording: libraries choose their kernels and make their workspaces, the optimizer its state
+
+Train = Callable[[Batch], tuple[tuple[str, ...], Tensor]]
+
+
+class GraphedStep:
+    """Calls `train`, or replays what it did.
+
+    Args:
+        train: forward, backward and update of one batch → names and values (n,) of the loss's terms. All that differs between two
+            batches must stand in tensors, and it must find and leave the gradients cleared.
+        rows: of a whole batch.
+    """
+
+    def __init__(self, train: Train, rows: int) -> None:
+        self.train, self.rows = train, rows
+        self.warmed = 0
+        self.stream = torch.cuda.Stream()
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, batch: Batch) -> tuple[tuple[str, ...], Tensor]:
+        if len(batch) != self.rows:
+            return self.train(batch)
+        if self.warmed < WARM:
+            return self._warm(batch)
+        if self.graph is None:
+            self._record(batch)
+        assert self.graph is not None
+        self.fields.copy_(batch.fields)
+        self.y.copy_(batch.y)
+        self.graph.replay()
+        return self.names, self.values
+
+    def _warm(self, batch: Batch) -> tuple[tuple[str, ...], Tensor]:
+        self.warmed += 1
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream):
+            said = self.train(batch)
+        torch.cuda.current_stream().wait_stream(self.stream)
+        return said
+
+    def _record(self, batch: Batch) -> None:
+        self.fields, self.y = batch.fields.clone(), batch.y.clone()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=self.stream):
+            self.names, self.values = self.train(Batch(self.fields, self.y, share=batch.share))
+        self.graph = graph
+
+
+def can_be_graphed(model: object, step: object, optimizer: torch.optim.Optimizer, schema: Schema) -> bool:
+    """Whether a step does the same kernels on the same memory for every batch.
+
+    Not where histories or multi-valued fields make shapes that depend on the rows, where a step looks at values, or an optimizer at
+    which rows were read, and not with several ranks, whose exchange is outside.
+    """
+    reads = getattr(model, "histories", schema.history_names) or schema.bags
+    return (
+        getattr(step, "static", False)
+        and not reads
+        and world_size() == 1
+        and all("capturable" in group for group in optimizer.param_groups)
+        and not getattr(optimizer, "waits_for_device", False)
+    )
