@@ -11,6 +11,7 @@ import torch
 
 from seqmtl import cuda_graph
 from seqmtl.cuda_graph import WARM, GraphedStep, can_be_graphed
+from seqmtl.optimizers.lazy_adam import LazyAdam
 from seqmtl.steps.plain import Plain
 from seqmtl.types import Batch, Field, History, Schema, Task
 
@@ -102,5 +103,6 @@ def test_what_depends_on_the_rows_is_not_recorded(monkeypatch: pytest.MonkeyPatc
     assert can_be_graphed(model, plain, adam, PAST), "it reads none of them"
     assert not can_be_graphed(model, object(), adam, SCHEMA), "a step that does not say that it may"
     assert not can_be_graphed(model, plain, adagrad, SCHEMA), "an optimizer that counts its steps on the host"
+    assert not can_be_graphed(model, plain, LazyAdam(model.parameters()), SCHEMA), "an optimizer that asks which rows there are"
     monkeypatch.setattr(cuda_graph, "world_size", lambda: 2)
     assert not can_be_graphed(model, plain, adam, SCHEMA), "the ranks meet in every step"

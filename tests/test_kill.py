@@ -103,6 +103,7 @@ CASES = {
     "one best epoch per task": ("model=single_task",),
     "gradnorm": ("model=mmoe", "step=gradnorm"),
     "dwa": ("model=mmoe", "step=dwa"),
+    "rows behind": ("model=aitm", "optimizer=exact_lazy_adam"),
     "from the disk": ("model=aitm", "dataset.storage=disk", "trainer.workers=2"),
 }
 

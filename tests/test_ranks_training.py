@@ -62,6 +62,8 @@ OPTIONS = {
     "maml": ("step=maml", "step.tasks=2", "step.alpha=0.1"),
     "freeze": ("optimizer.freeze=[embedding]",),
     "decay": ("optimizer.decay=[{match: embedding, value: 0.01}]",),
+    "lazy_adam": ("optimizer=lazy_adam", "batch_size=10", "trainer.max_batches=25"),
+    "rowwise_adagrad": ("optimizer=rowwise_adagrad", "batch_size=10", "trainer.max_batches=25"),
     "downsample": ("dataset.downsample={task: purchase, rate: 0.4, seed: 0}",),
     "bags": ("+dataset.bags.words=3",),
     "max_batches": ("trainer.max_batches=5",),

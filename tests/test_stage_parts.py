@@ -30,6 +30,9 @@ def untrained(run_dir: Path) -> bool:
         (("model=man", "+model.stages.main.optimizer.freeze=[.]"), "leaves no parameter to train"),
         (("model=man", "optimizer.decay=[{match: attention, value: 1e-6}]"), "'attention' matches no parameter"),
         (("model=man", "optimizer.decay=1e-6"), "must be a list of rules"),
+        (("model=aitm", "optimizer.lr=-1"), "cannot build 'adam': .*learning rate"),
+        (("model=aitm", "optimizer=exact_lazy_adam", "optimizer.decay=[{match: embedding, value: 1e-6}]"), "use optimizer=adam"),
+        (("model=man", "optimizer=exact_lazy_adam", "optimizer.betas=[0.9,0.5]"), r"betas\[0\]² must be well below"),
         (("model=escm2", "loss=bce", "+loss/term@loss.terms.more=escm2_dr"), "needs imputation"),
         (("model=escm2", "loss=escm2_dr", "model.head.imputation=null"), "needs imputation"),
     ],
@@ -87,6 +90,17 @@ def test_self_normalized_weights_need_one_process(plan: Any, monkeypatch: pytest
     make_parts(config, schema, 1)
     with pytest.raises(SeqmtlError, match=r"trainer\.devices=1"):
         make_parts(config, schema, 2)
+
+
+def test_rows_that_are_caught_up_need_one_process(compose: Any) -> None:
+    from seqmtl.stage import try_parts
+    from seqmtl.types import Field, Schema, Task
+
+    config = compose("model=mmoe", "optimizer=exact_lazy_adam")
+    schema = Schema((Field("a", 2),), (Task("click"), Task("purchase", "click")))
+    try_parts(config, schema, 1)
+    with pytest.raises(SeqmtlError, match=r"not for 2 ranks.*use optimizer=adam"):
+        try_parts(config, schema, 2)
 
 
 def test_a_steps_state_stays_in_its_stage(plan: Any) -> None:

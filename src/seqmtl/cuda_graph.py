@@ -76,4 +76,5 @@ def can_be_graphed(model: object, step: object, optimizer: torch.optim.Optimizer
         and not reads
         and world_size() == 1
         and all("capturable" in group for group in optimizer.param_groups)
+        and not getattr(optimizer, "waits_for_device", False)
     )

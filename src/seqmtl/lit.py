@@ -171,6 +171,18 @@ class Lit(L.LightningModule):
         if self.global_step % self.log_every == 0:
             self._log_interval(batch_idx)
 
+    def on_train_end(self) -> None:
+        self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Some optimizers leave weights behind that no batch reads; who takes all of them wants them whole.
+
+        Not before a checkpoint to go on from: it holds which rows are behind, and a run that nobody disturbs does not stop there.
+        """
+        for optimizer in self.trainer.optimizers:
+            if hasattr(optimizer, "catch_up"):
+                optimizer.catch_up()
+
     def _train(self, batch: Batch) -> tuple[tuple[str, ...], Tensor]:
         """Forward, backward and update; gradients are cleared before and after. Returns the names and values of the terms."""
         with self._compiled(batch):
@@ -204,6 +216,7 @@ class Lit(L.LightningModule):
     # -- evaluation
 
     def on_validation_epoch_start(self) -> None:
+        self._catch_up()
         self.observer.epoch_trained(self.global_step)
         self._metrics = (TaskMetrics(self.schema, self.rows["valid"]).to(self.device),)
         self.whole = self.trainer.val_dataloaders.batch_size

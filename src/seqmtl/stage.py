@@ -99,7 +99,7 @@ def try_parts(config: Mapping[str, Any], schema: Schema, world_size: int) -> Non
     """Refuse what `Stage` would, without memory or data.
 
     Raises:
-        SeqmtlError: as `make_parts`; the optimizer's rules do not fit the parameters.
+        SeqmtlError: as `make_parts`; the optimizer does not fit its options, the parameters or the number of ranks.
     """
     with torch.device("meta"):
         model, loss, step = make_parts(config, schema, world_size)
@@ -107,8 +107,18 @@ def try_parts(config: Mapping[str, Any], schema: Schema, world_size: int) -> Non
     whole.model, whole.loss = model, loss
     if isinstance(step, nn.Module):
         whole.step = step
-    freeze(whole.named_parameters(), config["optimizer"]["freeze"])
-    parameter_groups(whole.named_parameters(), config["optimizer"]["decay"])
+    options, decay, frozen = optimizer_options(config)
+    freeze(whole.named_parameters(), frozen)
+    optimizer = build(options, parameter_groups(whole.named_parameters(), decay))
+    if hasattr(optimizer, "refuse_ranks"):
+        optimizer.refuse_ranks(world_size)
+
+
+def optimizer_options(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[Any], list[str]]:
+    """What an optimizer's class is given, and the rules for its parameters: decay, freeze."""
+    options = dict(config["optimizer"])
+    decay, frozen = options.pop("decay"), options.pop("freeze")
+    return options, decay, frozen
 
 
 class Stage:
@@ -141,8 +151,7 @@ class Stage:
         torch.manual_seed(derive_seed(seed, INIT))
         model, loss, step = make_parts(config, schema, world_size)
         batch_size = config["batch_size"] * getattr(step, "batches", 1)
-        optimizer = dict(config["optimizer"])
-        decay, frozen = optimizer.pop("decay"), optimizer.pop("freeze")
+        optimizer, decay, frozen = optimizer_options(config)
         storage, downsample = chosen_storage(config, meta, schema), chosen_downsample(config["dataset"]["downsample"], meta)
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if trainer["accelerator"] == "gpu" else None
         reading = Reading(storage, trainer["workers"], downsample, device)

@@ -19,7 +19,7 @@ ENVIRONMENT = "SEQMTL_ALLOW"  # the user's own packages, parted by commas; jobs 
 
 # Classes that a part may be. Of seqmtl only what is made for configs: what writes files or starts processes must not be named.
 CLASSES = (
-    *("seqmtl.models.", "seqmtl.nn.", "seqmtl.losses.", "seqmtl.steps."),
+    *("seqmtl.models.", "seqmtl.nn.", "seqmtl.losses.", "seqmtl.steps.", "seqmtl.optimizers."),
     *("torch.nn.", "torch.optim.", "lightning.pytorch.", "torchjd."),
 )
 # Lightning's command line imports whatever it is told; its demos download.

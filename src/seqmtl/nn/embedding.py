@@ -5,12 +5,14 @@ millions of rows; a step that needs gradients of single tasks, or weights at ano
 
 A table's gradient is dense, and its memory is kept from step to step: it is zero but for the rows that a batch has read, and to
 clear those costs thousands of rows where a new gradient costs millions.
+
+And an optimizer may leave rows behind that no batch reads, if it is told before they are read.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -19,6 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqmtl.types import Field
+
+BeforeRead = Callable[[Tensor | None], None]  # is told the rows (…), with repetitions, that are read next; None: all
 
 
 class Lookup(NamedTuple):
@@ -48,6 +52,8 @@ class FieldEmbedding(nn.Module):
         else:
             nn.init.uniform_(self.weight, -bound, bound)
         self.weight.register_post_accumulate_grad_hook(forget_rows)  # of autograd's own gradients, which end in any row
+        self.before_read: list[BeforeRead] = []
+        self.weight.before_read = self.before_read  # type: ignore[attr-defined]  # for optimizers, which see no modules
         self.offset = {f.name: start for f, start in zip(fields, ends, strict=False)}
         self.register_buffer("offsets", torch.tensor(ends[:-1], dtype=torch.int64), persistent=False)
         self._watcher: list[Lookup] | None = None
@@ -61,8 +67,14 @@ class FieldEmbedding(nn.Module):
         """Further ids of one field: (…) → (…,D)."""
         return self._read(ids + self.offset[field])
 
+    def about_to_be_read(self, rows: Tensor | None = None) -> None:
+        """Bring these rows up to date, all by default: to be called before `weight` itself is used, beside the lookups here."""
+        for hook in self.before_read:
+            hook(rows)
+
     @torch.compiler.disable  # what watches or shifts a read is no part of a graph
     def _read(self, rows: Tensor) -> Tensor:
+        self.about_to_be_read(rows)
         vectors = F.embedding(rows, self.weight.detach() if self._cut else self.weight)
         if self._watcher is not None:
             self._watcher.append(Lookup(self, rows, vectors.requires_grad_(self.weight.requires_grad) if self._cut else vectors))
@@ -99,6 +111,16 @@ def watch(model: nn.Module, cut: bool = False) -> Iterator[list[Lookup]]:
     finally:
         for table in tables:
             table._watcher, table._cut = None, False
+
+
+def is_table(parameter: Tensor) -> bool:
+    """Whether it is the weight of a FieldEmbedding."""
+    return hasattr(parameter, "before_read")
+
+
+def call_before_read(table: Tensor, hook: BeforeRead) -> None:
+    """From now on `hook` is called before rows of this table are read, and no other."""
+    table.before_read[:] = [hook]  # type: ignore[attr-defined]
 
 
 def touched_rows(parameter: Tensor) -> list[Tensor] | None:

@@ -38,7 +38,11 @@ def adapt(
         scope: all; dense, the same by a gradient of the tables' size, if they were not cut off; head, the tables stay at θ.
         first_order: θ' - θ is a constant.
     """
-    tables = {id(module.weight) for module in model.modules() if isinstance(module, FieldEmbedding)}
+    modules = [module for module in model.modules() if isinstance(module, FieldEmbedding)]
+    if scope == "dense":
+        for module in modules:
+            module.about_to_be_read()  # what is moved here is read later
+    tables = {id(module.weight) for module in modules}
     named = {
         name: parameter
         for name, parameter in model.named_parameters()
