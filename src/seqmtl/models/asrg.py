@@ -44,19 +44,20 @@ class ASRG(nn.Module):
         query = h if self.points is None else self.points.unsqueeze(0)  # (1,K,D)
         if self.selector is not None:
             zeta = smooth_step(self.selector(h.flatten(1).unsqueeze(1)).squeeze(1), gamma)  # (B,K) eq. 11-13
-            query = query * zeta.unsqueeze(-1)  # (B,K,D) eq. 14
-        o = self.attention(query.unsqueeze(1), h).squeeze(1)  # (B,K,D) eq. 15-16
+        o = self.attention(query.unsqueeze(1), h, zeta).squeeze(1)  # (B,K,D) eq. 14-16: the queries are I ⊙ ζ
         if zeta is not None and self.mask_output:
             o = o * zeta.unsqueeze(-1)
         if self.residual == "concat":
             o = torch.cat([o, h], 1)
         elif self.residual != "none":
-            o = o + self._residual(h, query)
+            o = o + self._residual(h, query, zeta)
         return self.norm(o), zeta  # eq. 17
 
-    def _residual(self, h: Tensor, query: Tensor) -> Tensor:
+    def _residual(self, h: Tensor, query: Tensor, zeta: Tensor | None) -> Tensor:
         if self.residual == "mean":
             return h.mean(1, keepdim=True)
         if self.mix is not None:
             return self.mix @ h
-        return h if self.residual == "input" else query
+        if self.residual == "input":
+            return h
+        return query if zeta is None else query * zeta.unsqueeze(-1)
