@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from seqmtl import cuda_graph
-from seqmtl.cuda_graph import WARM, GraphedStep, can_be_graphed
+from seqmtl.cuda_graph import WARM, GraphedStep, why_not_recorded
+from seqmtl.errors import SeqmtlError
 from seqmtl.optimizers.lazy_adam import LazyAdam
 from seqmtl.steps.plain import Plain
 from seqmtl.types import Batch, Field, History, Schema, Task
@@ -93,16 +94,29 @@ def test_short_batches_are_no_warm_up(device: Device) -> None:
     assert step.warmed == 0
 
 
+def test_what_cannot_be_recorded_is_told_in_words(device: Device) -> None:
+    def train(batch: Batch) -> tuple[tuple[str, ...], torch.Tensor]:
+        if device.recording:
+            raise RuntimeError("operation not permitted when stream is capturing\nmore lines")
+        return ("sum",), torch.zeros(1)
+
+    step = GraphedStep(train, 4)
+    for i in range(WARM):
+        step(batch(i))
+    with pytest.raises(SeqmtlError, match=r"cannot be recorded \(operation not permitted .* capturing\); trainer.cuda_graph=false"):
+        step(batch(WARM))
+
+
 def test_what_depends_on_the_rows_is_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = torch.nn.Parameter(torch.zeros(3))
     adam, adagrad = torch.optim.Adam([weight]), torch.optim.Adagrad([weight])
     plain, model = Plain(SCHEMA), torch.nn.Linear(1, 1)
-    assert can_be_graphed(model, plain, adam, SCHEMA)
-    assert not can_be_graphed(model, plain, adam, PAST), "histories of any length"
+    assert not why_not_recorded(model, plain, adam, SCHEMA)
+    assert "histories" in why_not_recorded(model, plain, adam, PAST)
     model.histories = ()  # type: ignore[assignment]
-    assert can_be_graphed(model, plain, adam, PAST), "it reads none of them"
-    assert not can_be_graphed(model, object(), adam, SCHEMA), "a step that does not say that it may"
-    assert not can_be_graphed(model, plain, adagrad, SCHEMA), "an optimizer that counts its steps on the host"
-    assert not can_be_graphed(model, plain, LazyAdam(model.parameters()), SCHEMA), "an optimizer that asks which rows there are"
+    assert not why_not_recorded(model, plain, adam, PAST), "it reads none of them"
+    assert "its step" in why_not_recorded(model, object(), adam, SCHEMA), "one that does not say that it may"
+    assert "on the host" in why_not_recorded(model, plain, adagrad, SCHEMA)
+    assert "which rows" in why_not_recorded(model, plain, LazyAdam([weight]), SCHEMA)
     monkeypatch.setattr(cuda_graph, "world_size", lambda: 2)
-    assert not can_be_graphed(model, plain, adam, SCHEMA), "the ranks meet in every step"
+    assert "ranks" in why_not_recorded(model, plain, adam, SCHEMA)

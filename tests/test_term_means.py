@@ -24,7 +24,7 @@ def test_a_term_that_some_batches_lack_is_averaged_over_all() -> None:
 
 def test_nothing_added_is_nothing_told() -> None:
     assert TermMeans().means() == {}
-    assert TermMeans.restored({}, torch.device("cpu")).means() == {}
+    assert TermMeans.restored({}).means() == {}
 
 
 def test_small_terms_are_not_lost_beside_large_sums() -> None:
@@ -39,7 +39,7 @@ def test_a_state_goes_on_and_is_a_copy() -> None:
     means.add(*stacked({"a": torch.tensor(1.0)}))
     state = means.state()
     means.add(*stacked({"a": torch.tensor(5.0)}))
-    again = TermMeans.restored(state, torch.device("cpu"))
+    again = TermMeans.restored(state)
     assert again.means()["train/a"] == 1.0
     again.add(*stacked({"a": torch.tensor(5.0)}))
     assert again.means() == means.means()

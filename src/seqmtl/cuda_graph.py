@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from seqmtl.errors import SeqmtlError
 from seqmtl.steps.ranks import world_size
 from seqmtl.types import Batch, Schema
 
@@ -59,22 +60,30 @@ class GraphedStep:
     def _record(self, batch: Batch) -> None:
         self.fields, self.y = batch.fields.clone(), batch.y.clone()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self.stream):
-            self.names, self.values = self.train(Batch(self.fields, self.y, share=batch.share))
+        try:
+            with torch.cuda.graph(graph, stream=self.stream):
+                self.names, self.values = self.train(Batch(self.fields, self.y, share=batch.share))
+        except RuntimeError as e:
+            reason = str(e).splitlines()[0]
+            raise SeqmtlError(f"a part of this model or its loss cannot be recorded ({reason}); trainer.cuda_graph=false") from e
         self.graph = graph
 
 
-def can_be_graphed(model: object, step: object, optimizer: torch.optim.Optimizer, schema: Schema) -> bool:
-    """Whether a step does the same kernels on the same memory for every batch.
+def why_batches_differ(model: object, step: object, schema: Schema) -> str:
+    """Why a step may do something else, or on other shapes, for another batch of as many rows; "" where it does not."""
+    if getattr(model, "histories", schema.history_names) or schema.bags:
+        return "histories and multi-valued fields are of any length"
+    if not getattr(step, "same_for_every_batch", False):
+        return "its step looks at values, or takes gradients of gradients"
+    return ""
 
-    Not where histories or multi-valued fields make shapes that depend on the rows, where a step looks at values, or an optimizer at
-    which rows were read, and not with several ranks, whose exchange is outside.
-    """
-    reads = getattr(model, "histories", schema.history_names) or schema.bags
-    return (
-        getattr(step, "static", False)
-        and not reads
-        and world_size() == 1
-        and all("capturable" in group for group in optimizer.param_groups)
-        and not getattr(optimizer, "waits_for_device", False)
-    )
+
+def why_not_recorded(model: object, step: object, optimizer: torch.optim.Optimizer, schema: Schema) -> str:
+    """Why a step cannot be recorded, in words; "" where it can."""
+    if differ := why_batches_differ(model, step, schema):
+        return differ
+    if getattr(optimizer, "waits_for_device", False):
+        return "its optimizer asks which rows were read"
+    if not all("capturable" in group for group in optimizer.param_groups):
+        return "its optimizer counts steps on the host"
+    return "several ranks meet in every step" if world_size() > 1 else ""

@@ -7,6 +7,7 @@ the global batch's rows; here they are summed over the ranks (ranks.py), so that
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -15,13 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from seqmtl.cuda_graph import GraphedStep, can_be_graphed
+from seqmtl.compiled import compile_model
+from seqmtl.cuda_graph import GraphedStep, why_batches_differ, why_not_recorded
 from seqmtl.metrics import TaskMetrics
-from seqmtl.nn.embedding import clear_gradients
+from seqmtl.nn.embedding import clear_gradients, release_gradients
 from seqmtl.parameters import parameter_groups
 from seqmtl.ranks import Exchange, gathered, refuse_difference
 from seqmtl.term_means import TermMeans, stacked
 from seqmtl.types import Batch, Schema
+
+log = logging.getLogger("seqmtl")
 
 Step = Callable[[nn.Module, nn.Module, Batch], dict[str, Tensor]]
 
@@ -59,7 +63,7 @@ class Lit(L.LightningModule):
         observer: is told the figures.
         same: facts that must be the same on all ranks, beside the weights.
         cuda_graph: on a GPU, record a step once and replay it, where it can be (cuda_graph.py).
-        compiled: by torch.compile, for whole batches.
+        compiled: run the model through torch.compile, for whole batches, where it can be.
     """
 
     def __init__(
@@ -93,9 +97,12 @@ class Lit(L.LightningModule):
         self.log_every = log_every
         self.observer = observer
         self.same = dict(same or {})
-        self.cuda_graph, self.compiled = cuda_graph, compiled
-        if compiled:
-            self.model.compile(dynamic=False)
+        why_not = why_batches_differ(model, step, schema)
+        if compiled and why_not:
+            log.info("trainer.compile: the model runs as it is, as %s", why_not)
+        self.cuda_graph, self.compiled = cuda_graph, compiled and not why_not
+        if self.compiled:
+            compile_model(self.model)
         self.exchange = Exchange()
         self.first_step = 0  # optimizer steps of earlier stages in the weights that this one starts from
         self.followers = [m for m in self.modules() if m is not self and hasattr(m, "set_step")]
@@ -103,7 +110,7 @@ class Lit(L.LightningModule):
         self.trained: list[nn.Parameter] = []
         self.interval = TermMeans()  # since the terms were last logged
         self.epoch_terms = TermMeans()  # since the epoch began
-        self.whole = 0  # rows of a whole batch of the split at hand
+        self.whole_rows = 0  # rows of a whole batch of the split at hand
         self._graphed: GraphedStep | None = None
         self.val_metrics: dict[str, float | None] = {}
         self.test_metrics: dict[str, float | None] = {}
@@ -127,30 +134,39 @@ class Lit(L.LightningModule):
         clear_gradients(self.trained)
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer)
-        for group in optimizer.param_groups:
-            if "capturable" in group:
-                group["capturable"] = self.device.type == "cuda"
-        self._graphed = None
-        self.whole = self.trainer.train_dataloader.batch_size
-        if self.cuda_graph and self.device.type == "cuda" and can_be_graphed(self.model, self.step, optimizer, self.schema):
-            self._graphed = GraphedStep(self._train, self.whole)
+        self.whole_rows = self.trainer.train_dataloader.batch_size
+        self._graphed = self._recorder(optimizer)
         self._tell_step()
         done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
         if done:  # resumed in the middle of an epoch, whose start Lightning does not tell again
             self.observer.epoch_started(self.current_epoch, self.trainer.num_training_batches, done)
 
+    def _recorder(self, optimizer: torch.optim.Optimizer) -> GraphedStep | None:
+        """What records the step, if it is asked for, on a GPU, where it can be."""
+        why_not = why_not_recorded(self.model, self.step, optimizer, self.schema)
+        wanted = self.cuda_graph and self.device.type == "cuda"
+        if wanted and why_not:
+            log.info("trainer.cuda_graph: this training runs op by op, as %s", why_not)
+        recorded = wanted and not why_not
+        for group in optimizer.param_groups:
+            if "capturable" in group:
+                group["capturable"] = recorded
+        for state in optimizer.state.values() if recorded else ():  # of a checkpoint that was made elsewhere
+            state["step"] = state["step"].to(self.device)
+        return GraphedStep(self._train, self.whole_rows) if recorded else None
+
     def on_train_epoch_start(self) -> None:
         # Lightning gives the loader its state only when it resumes in the middle of an epoch.
         self.trainer.train_dataloader.set_epoch(self.current_epoch)
         self.epoch_terms = TermMeans()
-        self.whole = self.trainer.train_dataloader.batch_size
+        self.whole_rows = self.trainer.train_dataloader.batch_size
         for module in self.epoch_followers:
             module.set_epoch(self.current_epoch)
         self.observer.epoch_started(self.current_epoch, self.trainer.num_training_batches, 0)
 
     def _compiled(self, batch: Batch) -> contextlib.AbstractContextManager[Any]:
         """Where the model is compiled, it is so for whole batches: a shorter one would have to be compiled anew."""
-        whole = not self.compiled or len(batch) == self.whole
+        whole = not self.compiled or len(batch) == self.whole_rows
         return contextlib.nullcontext() if whole else torch.compiler.set_stance("force_eager")
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -173,6 +189,8 @@ class Lit(L.LightningModule):
 
     def on_train_end(self) -> None:
         self._catch_up()
+        self._graphed = None
+        release_gradients(self.trained)
 
     def _catch_up(self) -> None:
         """Some optimizers leave weights behind that no batch reads; who takes all of them wants them whole.
@@ -211,7 +229,7 @@ class Lit(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         terms = checkpoint.get("terms", {})
-        self.interval, self.epoch_terms = (TermMeans.restored(terms.get(key, {}), self.device) for key in ("interval", "epoch"))
+        self.interval, self.epoch_terms = (TermMeans.restored(terms.get(key, {})) for key in ("interval", "epoch"))
 
     # -- evaluation
 
@@ -219,7 +237,7 @@ class Lit(L.LightningModule):
         self._catch_up()
         self.observer.epoch_trained(self.global_step)
         self._metrics = (TaskMetrics(self.schema, self.rows["valid"]).to(self.device),)
-        self.whole = self.trainer.val_dataloaders.batch_size
+        self.whole_rows = self.trainer.val_dataloaders.batch_size
         self._scalars = {}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -233,7 +251,7 @@ class Lit(L.LightningModule):
 
     def on_test_epoch_start(self) -> None:
         self._metrics = (TaskMetrics(self.schema, self.rows["test"], given=True).to(self.device),)
-        self.whole = self.trainer.test_dataloaders.batch_size
+        self.whole_rows = self.trainer.test_dataloaders.batch_size
         self._logits, self._labels = [], []
         self._scalars = {}
 

@@ -152,6 +152,8 @@ def _check_values(config: Mapping[str, Any], where: str = "", only_given: bool =
             continue
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise SeqmtlError(f"{where}{key} must be an integer of at least {least}{' or null' * (key in OR_NULL)}, not {value!r}")
+    if "trainer.precision" in wanted and _at(config, "trainer.precision") == "tf32" and _at(config, "trainer.accelerator") == "cpu":
+        raise SeqmtlError(f"{where}trainer.precision=tf32 is of GPUs; on a CPU 32-true, or bf16-mixed")
     for key in FLAGS:
         if key in wanted and not isinstance(_at(config, key), bool):
             raise SeqmtlError(f"{where}{key} must be true or false, not {_at(config, key)!r}")

@@ -23,7 +23,8 @@ class TermMeans:
         """One batch: values (n,) float64, of n terms."""
         self.batches += 1
         if names in self._sums:
-            self._sums[names] += values
+            # A state is read before Lightning knows the device.
+            self._sums[names] = self._sums[names].to(values.device) + values
         else:
             self._sums[names] = values.clone()
 
@@ -43,11 +44,11 @@ class TermMeans:
         return {"batches": self.batches, "sums": [(list(names), values.clone()) for names, values in self._sums.items()]}
 
     @classmethod
-    def restored(cls, state: Mapping[str, Any], device: torch.device) -> TermMeans:
-        """The sums of a state, on a device; empty ones of an empty state."""
+    def restored(cls, state: Mapping[str, Any]) -> TermMeans:
+        """The sums of a state; empty ones of an empty state."""
         made = cls()
         made.batches = state.get("batches", 0)
-        made._sums = {tuple(names): values.to(device) for names, values in state.get("sums", ())}
+        made._sums = {tuple(names): values for names, values in state.get("sums", ())}
         return made
 
 

@@ -48,10 +48,18 @@ def test_the_formula(n: int, kinds: dict[str, bool], heads: int, q: int, samples
     torch.testing.assert_close(*gradients, rtol=1e-11, atol=1e-12)
 
 
-def test_half_precision_keeps_the_sum_of_the_weights() -> None:
+@pytest.mark.parametrize("project_query", [False, True])
+def test_each_query_is_multiplied(project_query: bool) -> None:
+    torch.manual_seed(0)
+    made = Attention(6, 2, project_query=project_query).double()
+    query, memory, zeta = (torch.randn(*shape, dtype=torch.float64) for shape in ((1, 1, 7, 6), (3, 5, 6), (3, 7)))
+    torch.testing.assert_close(made(query, memory, zeta), by_hand(made, query * zeta[:, None, :, None], memory))
+
+
+def test_half_precision() -> None:
     torch.manual_seed(0)
     made = Attention(6, 2).bfloat16()
-    memory = torch.ones(2, 300, 6, dtype=torch.bfloat16)
+    memory = torch.randn(2, 300, 6).bfloat16()
     for q in (1, 8):
         query = torch.randn(1, 1, q, 6, dtype=torch.bfloat16)
         expected = by_hand(made.float(), query.float(), memory.float())

@@ -272,7 +272,7 @@ def test_a_wrong_option_is_told(name: str, options: dict[str, float]) -> None:
         optimizer_of(name, [table(ROWS).weight], **options)
 
 
-def test_reading_costs_nothing_without_such_an_optimizer() -> None:
+def test_nothing_is_called_before_a_read_without_such_an_optimizer() -> None:
     lazy = table(ROWS)
     optimizer_of("adam", [lazy.weight])
     assert isinstance(lazy, FieldEmbedding)

@@ -30,7 +30,7 @@ class Attention(nn.Module):
         project: False leaves out all projections.
         project_query: also project the query, as an ordinary attention does.
 
-    Shapes: query (B or 1,n,Q,D), memory (B,R,D), and what each query is multiplied with, (B,Q) → (B,n,Q,D).
+    Shapes: query (B or 1,n,Q,D), memory (B,R,D), zeta (B,Q), which multiplies each query after its projection → (B,n,Q,D).
 
     Raises:
         SeqmtlError: dim is no multiple of heads.
@@ -44,21 +44,21 @@ class Attention(nn.Module):
             ParallelLinear(n, dim, dim, bias=False) if wanted else None for wanted in (project_query, project, project, project)
         )
 
-    def forward(self, query: Tensor, memory: Tensor, times: Tensor | None = None) -> Tensor:
+    def forward(self, query: Tensor, memory: Tensor, zeta: Tensor | None = None) -> Tensor:
         queries = query if self.query is None else self.query(query.transpose(-3, -2)).transpose(-3, -2)
         n, q, d = queries.shape[1:]
-        key, value, out = (self._weight(layer, memory) for layer in (self.key, self.value, self.out))  # (n or 1,D,D), output first
-        per_head = key.unflatten(1, (self.heads, -1)).expand(n, -1, -1, -1)  # (n,m,d_h,D)
-        read = torch.einsum("bnqmd,nmdi->bnqmi", queries.unflatten(-1, (self.heads, -1)), per_head)
-        if times is not None:
-            read = read * times[:, None, :, None, None]
-        read = read.expand(len(memory), -1, -1, -1, -1).flatten(1, 3).unsqueeze(1)  # (B,1,n·Q·m,D)
-        rows = memory.unsqueeze(1)
-        mixed = F.scaled_dot_product_attention(read, rows, rows, scale=(d / self.heads) ** -0.5).view(-1, n, q, self.heads, d)
-        said = torch.einsum("nomd,nmdi->nomi", out.unflatten(-1, (self.heads, -1)), value.unflatten(1, (self.heads, -1)))
-        if len(said) == 1:
-            return F.linear(mixed.flatten(-2), said[0].flatten(-2))
-        return torch.einsum("bnqmi,nomi->bnqo", mixed, said)
+        w_k, w_v, w_o = (self._weight(layer, memory) for layer in (self.key, self.value, self.out))  # (n or 1,D,D), output first
+        w_k = w_k.unflatten(1, (self.heads, -1)).expand(n, -1, -1, -1)  # (n,m,d_h,D)
+        q_k = torch.einsum("bnqmd,nmdi->bnqmi", queries.unflatten(-1, (self.heads, -1)), w_k)  # (B or 1,n,Q,m,D)
+        if zeta is not None:
+            q_k = q_k * zeta[:, None, :, None, None]
+        q_k = q_k.expand(len(memory), -1, -1, -1, -1).flatten(1, 3).unsqueeze(1)  # (B,1,n·Q·m,D)
+        h = memory.unsqueeze(1)  # (B,1,R,D)
+        a_h = F.scaled_dot_product_attention(q_k, h, h, scale=(d / self.heads) ** -0.5).view(-1, n, q, self.heads, d)
+        w_vo = torch.einsum("nomd,nmdi->nomi", w_o.unflatten(-1, (self.heads, -1)), w_v.unflatten(1, (self.heads, -1)))
+        if len(w_vo) == 1:
+            return F.linear(a_h.flatten(-2), w_vo[0].flatten(-2))  # (B,n,Q,D)
+        return torch.einsum("bnqmi,nomi->bnqo", a_h, w_vo)
 
     @staticmethod
     def _weight(layer: ParallelLinear | None, like: Tensor) -> Tensor:

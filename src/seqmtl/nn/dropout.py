@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-LEVELS = 2**16  # a rate is rounded to a multiple of 1/65536, and what is kept is scaled by the rounded one: no bias
+LEVELS = 2**16  # a rate is rounded to a multiple of 1/65536, and what is kept is scaled by the rounded one: no bias in float32
 
 
 class Dropout(nn.Dropout):

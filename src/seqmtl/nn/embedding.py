@@ -3,8 +3,8 @@
 Unusual: what is read of the tables can be watched, and some of their rows shifted for a moment. A batch reads a few thousand of
 millions of rows; a step that needs gradients of single tasks, or weights at another place, works on those alone.
 
-A table's gradient is dense, and its memory is kept from step to step: it is zero but for the rows that a batch has read, and to
-clear those costs thousands of rows where a new gradient costs millions.
+The gradient of a table is dense, and its memory is kept from step to step: it is zero but for the rows that a batch has read, and
+to clear those costs thousands of rows where a new gradient costs millions.
 
 And an optimizer may leave rows behind that no batch reads, if it is told before they are read.
 """
@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -51,14 +51,25 @@ class FieldEmbedding(nn.Module):
             nn.init.normal_(self.weight, std=0.01)
         else:
             nn.init.uniform_(self.weight, -bound, bound)
-        self.weight.register_post_accumulate_grad_hook(forget_rows)  # of autograd's own gradients, which end in any row
         self.before_read: list[BeforeRead] = []
-        self.weight.before_read = self.before_read  # type: ignore[attr-defined]  # for optimizers, which see no modules
+        self._mark()
         self.offset = {f.name: start for f, start in zip(fields, ends, strict=False)}
         self.register_buffer("offsets", torch.tensor(ends[:-1], dtype=torch.int64), persistent=False)
         self._watcher: list[Lookup] | None = None
         self._cut = False
         self._shift: tuple[Tensor, Tensor] | None = None
+
+    def _mark(self) -> None:
+        """What a weight says of itself to optimizers, which see no modules; copies of a weight do not take it along."""
+        self.weight.register_post_accumulate_grad_hook(forget_rows)  # of autograd's own gradients, which end in any row
+        self.weight.before_read = self.before_read  # type: ignore[attr-defined]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"before_read": []}  # the hooks of an optimizer are of the weight that it moves
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._mark()
 
     def forward(self, fields: Tensor) -> Tensor:
         return self._read(fields + self.offsets[: fields.shape[1]])
@@ -72,7 +83,6 @@ class FieldEmbedding(nn.Module):
         for hook in self.before_read:
             hook(rows)
 
-    @torch.compiler.disable  # what watches or shifts a read is no part of a graph
     def _read(self, rows: Tensor) -> Tensor:
         self.about_to_be_read(rows)
         vectors = F.embedding(rows, self.weight.detach() if self._cut else self.weight)
@@ -141,8 +151,9 @@ def add_gradients(lookups: Iterable[Lookup]) -> None:
             continue
         weight, flat = table.weight, rows.flatten().to(torch.int64)
         if weight.grad is None:
-            weight.grad = torch.zeros_like(weight)
-            weight.touched = []  # type: ignore[attr-defined]
+            kept: Tensor | None = getattr(weight, "kept", None)
+            weight.grad = torch.zeros_like(weight) if kept is None else kept
+            weight.kept, weight.touched = None, []  # type: ignore[attr-defined]
         weight.grad.index_add_(0, flat, vectors.grad.flatten(0, -2))
         noted = touched_rows(weight)
         if noted is not None:
@@ -151,12 +162,20 @@ def add_gradients(lookups: Iterable[Lookup]) -> None:
 
 @torch.no_grad()
 def clear_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Forget all gradients; where the touched rows are known, the memory is kept and is zero again."""
+    """Forget all gradients; where the touched rows are known, the memory is kept for the next one, zero again."""
     for parameter in parameters:
         touched = touched_rows(parameter)
-        if parameter.grad is None or touched is None:
-            parameter.grad = None
-            continue
-        for rows in touched:
-            parameter.grad.index_fill_(0, rows, 0.0)
-        touched.clear()
+        if parameter.grad is not None and touched is not None:
+            for rows in touched:
+                parameter.grad.index_fill_(0, rows, 0.0)
+            parameter.kept = parameter.grad  # type: ignore[attr-defined]
+        parameter.grad = None  # a table that the next batch does not read has none, and is left alone
+        forget_rows(parameter)
+
+
+def release_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Forget all gradients, and give their memory back."""
+    for parameter in parameters:
+        parameter.grad = None
+        parameter.kept = None  # type: ignore[attr-defined]
+        forget_rows(parameter)

@@ -63,7 +63,7 @@ class ExactLazyAdam(LazyAdam):
                     " use optimizer=adam, or optimizer=lazy_adam if L2 of the rows that are read will do"
                 )
             for table in tables:
-                call_before_read(table, partial(self._before_read, table, group))
+                call_before_read(table, partial(self._before_read, table))
         if dist.is_available() and dist.is_initialized():
             self.refuse_ranks(dist.get_world_size())
 
@@ -98,10 +98,12 @@ class ExactLazyAdam(LazyAdam):
         self.whole = True
 
     @torch.no_grad()
-    def _before_read(self, table: nn.Parameter, group: dict[str, Any], rows: Tensor | None) -> None:
+    def _before_read(self, table: nn.Parameter, rows: Tensor | None) -> None:
         if rows is None:
             self.catch_up()
         elif not self.whole and self.state.get(table):
+            # Not the group of the beginning: a state that is read makes new ones.
+            group = next(group for group in self.param_groups if any(table is p for p in group["params"]))
             self._bring_up(table, rows.flatten().to(torch.int64), group, repeated=True)
 
     def _bring_up(self, table: nn.Parameter, rows: Tensor, group: dict[str, Any], repeated: bool = False) -> None:

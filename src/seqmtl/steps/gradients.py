@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from seqmtl.errors import SeqmtlError
-from seqmtl.nn.embedding import FieldEmbedding, Lookup
+from seqmtl.nn.embedding import FieldEmbedding, Lookup, forget_rows
 
 CHUNK = 2**22  # columns that are in float64 at a time: a table may have billions of numbers
 
@@ -83,6 +83,7 @@ def add(parameters: Iterable[Tensor], gradients: Iterable[Tensor | None]) -> Non
     for parameter, gradient in zip(parameters, gradients, strict=True):
         if gradient is None:
             continue
+        forget_rows(parameter)
         if parameter.grad is not None:
             parameter.grad += gradient
         elif gradient.stride() == parameter.stride():

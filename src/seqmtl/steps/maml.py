@@ -112,10 +112,12 @@ class MAML:
         """Adds the gradient of one task to `.grad`."""
         support, query = episode.support, episode.query
         before: Tensor | None = None
+        adapts = support is not None and self.alpha
+        twice = adapts and not self.first_order
         # Fused attention has no second derivative.
-        plain_attention = contextlib.nullcontext() if self.first_order else sdpa_kernel(SDPBackend.MATH)
-        with plain_attention, watch(model, cut=self.scope != "dense") as lookups:
-            if support is None or not self.alpha:
+        attention = sdpa_kernel(SDPBackend.MATH) if twice else contextlib.nullcontext()
+        with attention, watch(model, cut=self.scope != "dense") as lookups:
+            if support is None or not adapts:
                 output = model(query)
             else:
                 before = self._objective(loss_terms(model(support), loss, support.y), episode)

@@ -12,7 +12,7 @@ from seqmtl.types import Batch, Schema
 class Plain:
     """Leaves the gradient of the summed terms in `.grad`."""
 
-    static = True  # the same operations for every batch of a shape
+    same_for_every_batch = True  # the same operations, whatever stands in it
 
     def __init__(self, schema: Schema) -> None:
         pass

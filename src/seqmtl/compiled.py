@@ -1,0 +1,23 @@
+"""torch.compile for a model, in the way that fits a training here."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from seqmtl.nn.embedding import FieldEmbedding
+
+
+def compile_model(model: nn.Module) -> None:
+    """Compile `model(batch)` in place; names of parameters stay. The first call of each shape takes half a minute or more.
+
+    Tables are read outside of what is compiled, where reads are watched and shifted, and dropout draws the numbers that it draws
+    without compiling.
+    """
+    import torch._inductor.config as inductor
+
+    inductor.fallback_random = True
+    for module in model.modules():
+        if isinstance(module, FieldEmbedding):
+            module._read = torch.compiler.disable(module._read)  # type: ignore[method-assign]
+    model.compile(dynamic=False)
