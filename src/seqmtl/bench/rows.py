@@ -41,12 +41,6 @@ def scaled(factor: float, sizes: Mapping[str, int] = VOCABULARY) -> dict[str, in
     return {name: max(2, round(size * factor)) for name, size in sizes.items()}
 
 
-def repeated(fields: int, sizes: Mapping[str, int] = VOCABULARY) -> dict[str, int]:
-    """So many fields: the first of `sizes`, from the first again where there are not so many."""
-    items = list(sizes.items())
-    return {f"{items[i % len(items)][0]}{'x' * (i // len(items))}": items[i % len(items)][1] for i in range(fields)}
-
-
 def chain(names: Sequence[str]) -> dict[str, str | None]:
     """The parent of each task where one follows the other."""
     return {name: names[t - 1] if t else None for t, name in enumerate(names)}
