@@ -173,7 +173,10 @@ def kuairand(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_model_is_near_boosted_trees_on_real_logs(
     tmp_path: Path, kuairand: Path, compose: Any, mlflow_database: Path, model: str
 ) -> None:
-    """Click AUC near 0.7112, which LightGBM has on these rows with ids as categories; with histories above it (docs/results.md)."""
+    """Click AUC near 0.7112, which LightGBM has on these rows with ids as categories; with histories above it (docs/results.md).
+
+    Above it without histories stand networks of up to 0.7305 ± 0.0009, mean and deviation over three seeds (docs/tables.md).
+    """
     from seqmtl import job
 
     options = ("model.categorical=true",) if model == "lightgbm" else ("trainer.max_epochs=2", "trainer.progress=none")
@@ -184,4 +187,4 @@ def test_a_model_is_near_boosted_trees_on_real_logs(
     shutil.copy(mlflow_database, tmp_path)
     (run_dir / "config.yaml").write_text(yaml.safe_dump(config))
     auc = job.run(run_dir)["test/auc/click"]
-    assert auc == pytest.approx(0.7112, abs=0.02) if model in FLAT else 0.7212 < auc < 0.7612
+    assert 0.6912 < auc < 0.7305 + 5 * 0.0009 if model in FLAT else 0.7212 < auc < 0.7612

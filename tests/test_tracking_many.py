@@ -158,6 +158,6 @@ def test_a_server_that_is_killed_and_comes_back(tmp_path: Path, server: MlflowSe
         timeout=300,
     )
     assert synced.returncode == 0, synced.stdout + synced.stderr
-    assert "sent 1000 points" in synced.stdout
+    assert "sent 1,000 points" in synced.stdout
     assert all_points(server.uri) == {"1": expected(100), "2": expected(200)}
     assert list((tmp_path / "server" / "artifacts").rglob("config.yaml"))
