@@ -1,4 +1,4 @@
-"""Seconds and memory against the size of everything: one axis at a time, a process for each point, slopes on log-log axes."""
+"""Seconds and memory against the size of everything: one axis at a time, a process for each point, then two ranks beside one."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-import numpy as np
-
 from seqmtl.bench.rows import VOCABULARY, RowMaker, scaled, write_rows
 from suite.contenders import WARM_UP, Contender, command_of, environment, spread
+from suite.fits import plot, summary
 from suite.models import BATCH, overrides
 from suite.results import Result, result
 
@@ -76,17 +74,10 @@ def scaling(folder: Path, quick: bool, repeats: int, threads: int) -> list[Resul
     found = []
     for axis, some in points(quick).items():
         measured = [_measure(axis, point, repeats, threads) for point in some]
-        slopes = {key: slope([p.value for p in some], [m[key] for m in measured]) for key in ("seconds", "peak_mb")}
-        print(f"scaling with {axis}: seconds ~ x^{slopes['seconds']:.2f}, MB ~ x^{slopes['peak_mb']:.2f}", flush=True)
-        last = result("scaling", axis=axis, detail="fitted", seconds_slope=slopes["seconds"], mb_slope=slopes["peak_mb"])
-        found += [*measured, last]
-        plot(folder / f"scaling_{axis.replace(' ', '_')}.png", axis, measured, slopes)
+        found += [*measured, summary(axis, measured)]
+        print(f"scaling with {axis}: {found[-1]['detail']}", flush=True)
+        plot(folder / f"scaling_{axis.replace(' ', '_')}.png", axis, measured)
     return found + ranks(quick, repeats, threads)
-
-
-def slope(x: Sequence[float], y: Sequence[float]) -> float:
-    """Of the line through the logarithms: 1 is proportional, 0 is independent."""
-    return float(np.polyfit(np.log(x), np.log(y), 1)[0])
 
 
 def _measure(axis: str, point: Point, repeats: int, threads: int) -> Result:
@@ -104,30 +95,6 @@ def _measure(axis: str, point: Point, repeats: int, threads: int) -> Result:
     found["seconds"] = median(answer["seconds"] for answer in answers)
     print(f"{axis} {point.value:,.0f}: {found['seconds']:.2f} s, {found['peak_mb']:,.0f} MB", flush=True)
     return found
-
-
-def plot(path: Path, axis: str, measured: Sequence[Result], slopes: dict[str, float]) -> None:
-    """Seconds and MB, each on log-log axes with its fitted line."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    x = [entry["value"] for entry in measured]
-    figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    for panel, key, label in zip(panels, ("seconds", "peak_mb"), ("seconds of an epoch", "peak memory, MB"), strict=True):
-        y = [entry[key] for entry in measured]
-        line = np.exp(np.mean(np.log(y)) + slopes[key] * (np.log(x) - np.mean(np.log(x))))
-        panel.loglog(x, y, "o", color="C0")
-        panel.loglog(x, line, "--", color="C7", label=f"slope {slopes[key]:.2f}")
-        panel.set_ylim(min(y) / 2, max(y) * 2)  # what does not grow shall look so
-        panel.set_xlabel(axis)
-        panel.set_ylabel(label)
-        panel.grid(visible=True, which="both", alpha=0.3)
-        panel.legend(frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
 
 
 def ranks(quick: bool, repeats: int, threads: int) -> list[Result]:

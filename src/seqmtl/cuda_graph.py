@@ -7,10 +7,10 @@ count; then one is recorded, and that one and all further ones of its shape are 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from seqmtl.errors import SeqmtlError
 from seqmtl.steps.ranks import world_size
@@ -78,12 +78,30 @@ def why_batches_differ(model: object, step: object, schema: Schema) -> str:
     return ""
 
 
-def why_not_recorded(model: object, step: object, optimizer: torch.optim.Optimizer, schema: Schema) -> str:
-    """Why a step cannot be recorded, in words; "" where it can."""
+def why_not_recorded(
+    model: object, step: object, optimizer: torch.optim.Optimizer, schema: Schema, modules: Iterable[nn.Module] = ()
+) -> str:
+    """Why a step cannot be recorded, in words; "" where it can. `modules`: that are told the step; here they are told others."""
     if differ := why_batches_differ(model, step, schema):
         return differ
+    for module in modules:
+        if _keeps_on_host(module):
+            return f"{type(module).__name__} keeps what set_step or set_epoch tells it in a number, not in a tensor that is filled"
     if getattr(optimizer, "waits_for_device", False):
         return "its optimizer asks which rows were read"
     if not all("capturable" in group for group in optimizer.param_groups):
         return "its optimizer counts steps on the host"
     return "several ranks meet in every step" if world_size() > 1 else ""
+
+
+def _keeps_on_host(module: nn.Module) -> bool:
+    """Whether a module holds the step or the epoch where a recording would hold it fast: every replay would see the first one."""
+    for tell in (getattr(module, name, None) for name in ("set_step", "set_epoch")):
+        if tell is not None:
+            seen = []
+            for n in (0, 1):
+                tell(n)
+                seen.append({name: x for name, x in vars(module).items() if isinstance(x, int | float | str | tuple)})
+            if seen[0] != seen[1]:
+                return True
+    return False

@@ -143,8 +143,9 @@ class Lit(L.LightningModule):
 
     def _recorder(self, optimizer: torch.optim.Optimizer) -> GraphedStep | None:
         """What records the step, if it is asked for, on a GPU, where it can be."""
-        why_not = why_not_recorded(self.model, self.step, optimizer, self.schema)
         wanted = self.cuda_graph and self.device.type == "cuda"
+        told = [*self.followers, *self.epoch_followers]
+        why_not = why_not_recorded(self.model, self.step, optimizer, self.schema, told) if wanted else ""
         if wanted and why_not:
             log.info("trainer.cuda_graph: this training runs op by op, as %s", why_not)
         recorded = wanted and not why_not

@@ -30,6 +30,8 @@ CHOICES = {
 class PatternSelectors(nn.Module):
     """One layer's selectors of all tasks: Y (B,rows,D), T^{l-1} (B,T,D) or None → T^l (B,T,D)."""
 
+    compiled_alone = True
+
     def __init__(self, tasks: int, dim: int, heads: int, projections: str) -> None:
         super().__init__()
         self.per_task = projections == "per_task"

@@ -11,12 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from seqmtl.nn.attention import Attention
+from seqmtl.nn.layer_norm import LayerNorm
 from seqmtl.nn.mlp import MLP, ParallelLinear, xavier
 from seqmtl.nn.smooth_step import smooth_step
 
 
 class ASRG(nn.Module):
     """One layer of the representation generator: H (B,n,D) → Y (B,rows,D) and ζ (B,K), None where there is no selector."""
+
+    compiled_alone = True
 
     def __init__(
         self, n: int, dim: int, heads: int, inducing: int, selector_dims: Sequence[int], asrg: str, residual: str, mask_mode: str
@@ -27,7 +30,7 @@ class ASRG(nn.Module):
         self.residual, self.mask_output = "input" if own else residual, mask_mode == "output"
         self.rows = n if own else inducing + n * (residual == "concat")
         self.attention = Attention(dim, heads, project_query=own)
-        self.norm = nn.LayerNorm(dim)
+        self.norm = LayerNorm(dim)
         self.points = None if own else nn.Parameter(torch.empty(inducing, dim))
         if self.points is not None:
             xavier(self.points, dim, inducing)

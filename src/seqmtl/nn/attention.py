@@ -7,7 +7,7 @@ what comes out,
 
     Q_j (H W^K_j)ᵀ = (Q_j W^K_jᵀ) Hᵀ,   A_j (H W^V_j) W^O_j = (A_j H) (W^V_j W^O_j)
 
-so that all heads of all attentions are queries of width D over the rows themselves, one call of a fused kernel.
+so that all heads of all attentions are queries of width D over the rows themselves, one call of a kernel.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ class Attention(nn.Module):
         queries = query if self.query is None else self.query(query.transpose(-3, -2)).transpose(-3, -2)
         n, q, d = queries.shape[1:]
         w_k, w_v, w_o = (self._weight(layer, memory) for layer in (self.key, self.value, self.out))  # (n or 1,D,D), output first
-        w_k = w_k.unflatten(1, (self.heads, -1)).expand(n, -1, -1, -1)  # (n,m,d_h,D)
+        w_k = w_k.unflatten(1, (self.heads, -1)).expand(n, -1, -1, -1) * (d / self.heads) ** -0.5  # (n,m,d_h,D)
         q_k = torch.einsum("bnqmd,nmdi->bnqmi", queries.unflatten(-1, (self.heads, -1)), w_k)  # (B or 1,n,Q,m,D)
         if zeta is not None:
             q_k = q_k * zeta[:, None, :, None, None]
-        q_k = q_k.expand(len(memory), -1, -1, -1, -1).flatten(1, 3).unsqueeze(1)  # (B,1,n·Q·m,D)
-        h = memory.unsqueeze(1)  # (B,1,R,D)
-        a_h = F.scaled_dot_product_attention(q_k, h, h, scale=(d / self.heads) ** -0.5).view(-1, n, q, self.heads, d)
+        q_k = q_k.expand(len(memory), -1, -1, -1, -1).flatten(1, 3)  # (B,n·Q·m,D)
+        read = _read_fused if memory.device.type == "cpu" else _read_plainly
+        a_h = read(q_k, memory).view(-1, n, q, self.heads, d)
         w_vo = torch.einsum("nomd,nmdi->nomi", w_o.unflatten(-1, (self.heads, -1)), w_v.unflatten(1, (self.heads, -1)))
         if len(w_vo) == 1:
             return F.linear(a_h.flatten(-2), w_vo[0].flatten(-2))  # (B,n,Q,D)
@@ -65,3 +65,14 @@ class Attention(nn.Module):
         if layer is None:
             return torch.eye(like.shape[-1], dtype=like.dtype, device=like.device).unsqueeze(0)
         return layer.weight
+
+
+def _read_fused(queries: Tensor, memory: Tensor) -> Tensor:
+    """softmax(queries memoryᵀ) memory: (B,Q,D), (B,R,D) → (B,Q,D)."""
+    h = memory.unsqueeze(1)
+    return F.scaled_dot_product_attention(queries.unsqueeze(1), h, h, scale=1.0).squeeze(1)
+
+
+def _read_plainly(queries: Tensor, memory: Tensor) -> Tensor:
+    """The same on a GPU, where fused kernels are no faster at such widths, and torch's other way looks for empty rows as well."""
+    return (queries @ memory.mT).softmax(-1) @ memory
