@@ -2,8 +2,8 @@
 
     python benchmarks/ranks.py [--ranks 1 2] [--dim 5 18] [--rows 2000]
 
-MMoE on random rows of Ali-CCP's shape: 18 fields of 1.28 M ids together, gradients of the tables as dense as the tables are. The
-global batch is the same for any number of ranks; each has one thread.
+MMoE on rows of Ali-CCP's shape: 18 fields of 1.28 M ids together, drawn by Zipf's law. The global batch is the same for any
+number of ranks; each has one thread.
 """
 
 from __future__ import annotations
@@ -14,21 +14,22 @@ import tempfile
 import time
 from statistics import median
 
+import numpy as np
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as processes
 
+from seqmtl.bench.rows import VOCABULARY, zipf_ids
 from seqmtl.losses.bce import BCE
 from seqmtl.losses.terms import Terms
 from seqmtl.models.flat import Flat
 from seqmtl.models.linear import Linear
 from seqmtl.models.mmoe import MMoE
 from seqmtl.models.mtl import MTLModel
+from seqmtl.nn.table_gradients import clear_gradients
 from seqmtl.ranks import Exchange
 from seqmtl.steps.plain import Plain
 from seqmtl.types import Batch, Field, Schema, Task
-
-SIZES = [500_000, 400_000, 200_000, 100_000, 60_000, 10_000, 5_000, 2_000, 1_000, 900, 500, 300, 200, 100, 50, 20, 10, 4]
 
 
 def measure(rank: int, ranks: int, dim: int, rows: int, steps: int, folder: str) -> None:
@@ -36,17 +37,18 @@ def measure(rank: int, ranks: int, dim: int, rows: int, steps: int, folder: str)
     if ranks > 1:
         dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=ranks)
     torch.manual_seed(0)
-    schema = Schema(tuple(Field(f"f{i}", size) for i, size in enumerate(SIZES)), (Task("click"), Task("purchase", "click")))
+    schema = Schema(tuple(Field(name, size) for name, size in VOCABULARY.items()), (Task("click"), Task("purchase", "click")))
     model = MTLModel(schema, dim, Flat, MMoE, Linear)
     loss, step, exchange = Terms(schema, {"bce": BCE}), Plain(schema), Exchange()
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
     mine = rows * (rank + 1) // ranks - rows * rank // ranks
+    draws = np.random.default_rng(rank)
     whole, sent = [], []
     for _ in range(steps):
-        fields = torch.stack([torch.randint(0, size, (mine,)) for size in SIZES], 1)
+        fields = torch.from_numpy(np.stack([zipf_ids(draws, size, mine) for size in VOCABULARY.values()], 1))
         batch = Batch(fields, torch.rand(mine, 2).lt(0.1).float(), share=mine / rows)
         started = time.perf_counter()
-        optimizer.zero_grad()
+        clear_gradients(model.parameters())
         terms = step(model, loss, batch)
         before = time.perf_counter()
         exchange(model, terms, batch.share)

@@ -95,8 +95,9 @@ def named(make: Compose, cases: dict[str, tuple[str, ...]], *more: str) -> dict[
 
 
 def test_two_ranks_train_as_one_process(make: Compose, tmp_path: Path) -> None:
-    """Parameters of the loss too, and a last batch of one row, which the first rank has to do without."""
-    compare(2, named(make, {"mmoe": ("loss=uncertainty", "batch_size=599")}), tmp_path, by=1e-5)
+    """Parameters of the loss too, a last batch of one row, which the first rank has to do without, and few rows of the tables."""
+    cases = {"mmoe": ("loss=uncertainty", "batch_size=599"), "aitm": ("batch_size=8", "trainer.max_batches=20")}
+    compare(2, named(make, cases), tmp_path, by=1e-5)
 
 
 @pytest.mark.slow

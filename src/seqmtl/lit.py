@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from seqmtl.compiled import compile_model
 from seqmtl.cuda_graph import GraphedStep, why_batches_differ, why_not_recorded
 from seqmtl.metrics import TaskMetrics
-from seqmtl.nn.embedding import clear_gradients, release_gradients
+from seqmtl.nn.table_gradients import clear_gradients, release_gradients
 from seqmtl.parameters import parameter_groups
 from seqmtl.ranks import Exchange, gathered, refuse_difference
 from seqmtl.term_means import TermMeans, stacked

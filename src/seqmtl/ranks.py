@@ -1,7 +1,8 @@
 """What the ranks of one job do together, so that n of them equal one process.
 
 Unusual: there is no DDP wrapper. After a step everything that is to be summed goes through one buffer, in one message: gradients,
-the statistics of batch norms, and the terms of the loss, each rank's weighted by its share of the global batch.
+the statistics of batch norms, and the terms of the loss, each rank's weighted by its share of the global batch. Of embedding tables
+the rows that were read go before (table_exchange.py).
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from seqmtl.errors import SeqmtlError
-from seqmtl.nn.embedding import forget_rows
+from seqmtl.nn.embedding import is_table
+from seqmtl.nn.table_gradients import forget_rows
 from seqmtl.steps.ranks import world_size
+from seqmtl.table_exchange import exchange_tables
 
 
 def gathered(mine: Any) -> list[Any]:
@@ -47,6 +50,8 @@ class Exchange:
         if world_size() == 1:
             return weighted
         trained, statistics = [p for p in module.parameters() if p.requires_grad], running_statistics(module)
+        tables = [p for p in trained if is_table(p)]
+        trained = [p for p in trained if not is_table(p)] + exchange_tables(tables)
         has = [p.grad is not None for p in trained]
         parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
         parts += [value * share for value in statistics]

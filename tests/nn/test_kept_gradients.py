@@ -10,15 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from seqmtl.nn.embedding import (
-    FieldEmbedding,
-    add_gradients,
-    clear_gradients,
-    is_table,
-    release_gradients,
-    touched_rows,
-    watch,
-)
+from seqmtl.nn.embedding import FieldEmbedding, is_table, watch
+from seqmtl.nn.table_gradients import add_gradients, clear_gradients, release_gradients, touched_rows
 from seqmtl.steps.gradients import add
 from seqmtl.types import Field
 

@@ -14,7 +14,8 @@ from optimizer_cases import BY_ROWS, NAMES, copy_of, gradient, largest, optimize
 from torch import Tensor, nn
 
 from seqmtl.errors import SeqmtlError
-from seqmtl.nn.embedding import FieldEmbedding, add_gradients, clear_gradients, touched_rows, watch
+from seqmtl.nn.embedding import FieldEmbedding, watch
+from seqmtl.nn.table_gradients import add_gradients, clear_gradients, touched_rows
 
 ROWS = 12
 SEQUENCES = st.lists(st.lists(st.integers(0, ROWS - 1), max_size=6), min_size=1, max_size=40)

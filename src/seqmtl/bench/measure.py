@@ -22,7 +22,7 @@ import torch
 
 from seqmtl.data.meta import Meta
 from seqmtl.data.prepared import chosen_schema
-from seqmtl.nn.embedding import clear_gradients
+from seqmtl.nn.table_gradients import clear_gradients
 from seqmtl.stage import Stage
 from seqmtl.trainer import lightning_trainer
 from seqmtl.types import Batch

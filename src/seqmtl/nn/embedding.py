@@ -3,16 +3,13 @@
 Unusual: what is read of the tables can be watched, and some of their rows shifted for a moment. A batch reads a few thousand of
 millions of rows; a step that needs gradients of single tasks, or weights at another place, works on those alone.
 
-The gradient of a table is dense, and its memory is kept from step to step: it is zero but for the rows that a batch has read, and
-to clear those costs thousands of rows where a new gradient costs millions.
-
 And an optimizer may leave rows behind that no batch reads, if it is told before they are read.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -20,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from seqmtl.nn.table_gradients import forget_rows
 from seqmtl.types import Field
 
 BeforeRead = Callable[[Tensor | None], None]  # is told the rows (…), with repetitions, that are read next; None: all
@@ -131,51 +129,3 @@ def is_table(parameter: Tensor) -> bool:
 def call_before_read(table: Tensor, hook: BeforeRead) -> None:
     """From now on `hook` is called before rows of this table are read, and no other."""
     table.before_read[:] = [hook]  # type: ignore[attr-defined]
-
-
-def touched_rows(parameter: Tensor) -> list[Tensor] | None:
-    """Rows in which the gradient may differ from zero, in pieces (n,) that may repeat rows; None: nobody has noted them."""
-    rows: list[Tensor] | None = getattr(parameter, "touched", None)
-    return rows
-
-
-def forget_rows(parameter: Tensor) -> None:
-    """The gradient was written by another hand: any row may differ from zero."""
-    parameter.touched = None  # type: ignore[attr-defined]
-
-
-def add_gradients(lookups: Iterable[Lookup]) -> None:
-    """Add the gradients of vectors that were cut off to those of their tables, and note which rows they are."""
-    for table, rows, vectors in lookups:
-        if vectors.grad is None:
-            continue
-        weight, flat = table.weight, rows.flatten().to(torch.int64)
-        if weight.grad is None:
-            kept: Tensor | None = getattr(weight, "kept", None)
-            weight.grad = torch.zeros_like(weight) if kept is None else kept
-            weight.kept, weight.touched = None, []  # type: ignore[attr-defined]
-        weight.grad.index_add_(0, flat, vectors.grad.flatten(0, -2))
-        noted = touched_rows(weight)
-        if noted is not None:
-            noted.append(flat)
-
-
-@torch.no_grad()
-def clear_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Forget all gradients; where the touched rows are known, the memory is kept for the next one, zero again."""
-    for parameter in parameters:
-        touched = touched_rows(parameter)
-        if parameter.grad is not None and touched is not None:
-            for rows in touched:
-                parameter.grad.index_fill_(0, rows, 0.0)
-            parameter.kept = parameter.grad  # type: ignore[attr-defined]
-        parameter.grad = None  # a table that the next batch does not read has none, and is left alone
-        forget_rows(parameter)
-
-
-def release_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Forget all gradients, and give their memory back."""
-    for parameter in parameters:
-        parameter.grad = None
-        parameter.kept = None  # type: ignore[attr-defined]
-        forget_rows(parameter)

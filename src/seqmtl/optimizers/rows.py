@@ -10,31 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seqmtl.nn.embedding import is_table, touched_rows
+from seqmtl.nn.embedding import is_table
+from seqmtl.nn.table_gradients import rows_with_gradient
 
 
 def tables_of(groups: Iterable[dict[str, Any]]) -> list[nn.Parameter]:
     """The embedding tables among the parameters of an optimizer's groups."""
     return [parameter for group in groups for parameter in group["params"] if is_table(parameter)]
-
-
-def rows_with_gradient(table: nn.Parameter) -> tuple[Tensor, Tensor]:
-    """The rows (n,) in which the gradient is not zero, sorted, and the gradient there (n,D); the table must have one.
-
-    Where nobody has noted which rows were read, the whole gradient is looked through. On a GPU this waits for the device.
-    """
-    assert table.grad is not None
-    noted = touched_rows(table)
-    if noted is None:
-        rows = (table.grad != 0).any(1).nonzero().squeeze(1)
-        return rows, table.grad.index_select(0, rows)
-    if not noted:
-        return torch.empty(0, dtype=torch.int64, device=table.device), table.grad[:0]
-    rows = torch.cat(noted).unique()
-    gradient = table.grad.index_select(0, rows)
-    # Rows that were read in vain are left out: of several ranks none could tell them from rows that were not read.
-    pulled = (gradient != 0).any(1)
-    return rows[pulled], gradient[pulled]
 
 
 @contextlib.contextmanager

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from seqmtl.errors import SeqmtlError
-from seqmtl.nn.embedding import FieldEmbedding, Lookup, forget_rows
+from seqmtl.nn.embedding import FieldEmbedding, Lookup
+from seqmtl.nn.table_gradients import forget_rows
 
 CHUNK = 2**22  # columns that are in float64 at a time: a table may have billions of numbers
 

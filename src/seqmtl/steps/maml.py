@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from seqmtl.errors import SeqmtlError
-from seqmtl.nn.embedding import add_gradients, watch
+from seqmtl.nn.embedding import watch
+from seqmtl.nn.table_gradients import add_gradients
 from seqmtl.steps.inner import SCOPES, adapt, forward
 from seqmtl.steps.ranks import world_size
 from seqmtl.steps.terms import Loss, loss_terms, tasks_and_rest, told, total

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from seqmtl.nn.embedding import add_gradients, watch
+from seqmtl.nn.embedding import watch
+from seqmtl.nn.table_gradients import add_gradients
 from seqmtl.steps.terms import Loss, loss_terms, told, total
 from seqmtl.types import Batch, Schema
 
