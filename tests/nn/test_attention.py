@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from seqmtl.nn import attention as module
 from seqmtl.nn.attention import Attention
 
 
@@ -36,12 +35,7 @@ def by_hand(attention: Attention, query: Tensor, memory: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("n", "kinds"), [(1, {}), (4, {}), (4, {"project": False}), (1, {"project": False}), (1, {"project_query": True})], ids=str
 )
-@pytest.mark.parametrize("device", ["cpu", "gpu"])
-def test_the_formula(
-    n: int, kinds: dict[str, bool], heads: int, q: int, samples: int, device: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if device == "gpu":
-        monkeypatch.setattr(module, "_read_fused", module._read_plainly)
+def test_the_formula(n: int, kinds: dict[str, bool], heads: int, q: int, samples: int) -> None:
     torch.manual_seed(0)
     made = Attention(6, heads, n=n, **kinds).double()
     query = torch.randn(samples, n, q, 6, dtype=torch.float64, requires_grad=True)

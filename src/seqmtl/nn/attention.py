@@ -7,7 +7,7 @@ what comes out,
 
     Q_j (H W^K_j)ᵀ = (Q_j W^K_jᵀ) Hᵀ,   A_j (H W^V_j) W^O_j = (A_j H) (W^V_j W^O_j)
 
-so that all heads of all attentions are queries of width D over the rows themselves, one call of a kernel.
+so that all heads of all attentions are queries of width D over the rows themselves (chunked_attention.py).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from seqmtl.nn.chunked_attention import attend
 from seqmtl.nn.mlp import ParallelLinear
 from seqmtl.nn.options import divides
 
@@ -53,8 +54,7 @@ class Attention(nn.Module):
         if zeta is not None:
             q_k = q_k * zeta[:, None, :, None, None]
         q_k = q_k.expand(len(memory), -1, -1, -1, -1).flatten(1, 3)  # (B,n·Q·m,D)
-        read = _read_fused if memory.device.type == "cpu" else _read_plainly
-        a_h = read(q_k, memory).view(-1, n, q, self.heads, d)
+        a_h = attend(q_k, memory).view(-1, n, q, self.heads, d)
         w_vo = torch.einsum("nomd,nmdi->nomi", w_o.unflatten(-1, (self.heads, -1)), w_v.unflatten(1, (self.heads, -1)))
         if len(w_vo) == 1:
             return F.linear(a_h.flatten(-2), w_vo[0].flatten(-2))  # (B,n,Q,D)
@@ -65,14 +65,3 @@ class Attention(nn.Module):
         if layer is None:
             return torch.eye(like.shape[-1], dtype=like.dtype, device=like.device).unsqueeze(0)
         return layer.weight
-
-
-def _read_fused(queries: Tensor, memory: Tensor) -> Tensor:
-    """softmax(queries memoryᵀ) memory: (B,Q,D), (B,R,D) → (B,Q,D)."""
-    h = memory.unsqueeze(1)
-    return F.scaled_dot_product_attention(queries.unsqueeze(1), h, h, scale=1.0).squeeze(1)
-
-
-def _read_plainly(queries: Tensor, memory: Tensor) -> Tensor:
-    """The same on a GPU, where fused kernels are no faster at such widths, and torch's other way looks for empty rows as well."""
-    return (queries @ memory.mT).softmax(-1) @ memory

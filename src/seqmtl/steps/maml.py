@@ -14,7 +14,6 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from seqmtl.errors import SeqmtlError
 from seqmtl.nn.embedding import watch
@@ -114,10 +113,7 @@ class MAML:
         support, query = episode.support, episode.query
         before: Tensor | None = None
         adapts = support is not None and self.alpha
-        twice = adapts and not self.first_order
-        # Fused attention has no second derivative.
-        attention = sdpa_kernel(SDPBackend.MATH) if twice else contextlib.nullcontext()
-        with attention, watch(model, cut=self.scope != "dense") as lookups:
+        with watch(model, cut=self.scope != "dense") as lookups:
             if support is None or not adapts:
                 output = model(query)
             else:
