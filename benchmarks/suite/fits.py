@@ -44,7 +44,7 @@ def column(measured: Sequence[Result], key: str) -> list[float]:
 def told(axis: str, a: float, b: float, unit: str) -> str:
     """A fitted line in words: "1.2 s + 0.34 s per million rows"."""
     size, per = PER.get(axis, (1.0, axis.removesuffix("s")))
-    return f"{_number(a)} {unit} + {_number(b * size)} {unit} per {per}"
+    return f"{_number(a)} {unit} {'-' if b < 0 else '+'} {_number(abs(b) * size)} {unit} per {per}"
 
 
 def _number(x: float) -> str:

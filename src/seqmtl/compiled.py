@@ -17,9 +17,11 @@ def compile_model(model: nn.Module) -> None:
     Tables are read outside of what is compiled, where reads are watched and shifted, and dropout draws the numbers that it draws
     without compiling.
     """
+    import torch._dynamo.config as dynamo
     import torch._inductor.config as inductor
 
     inductor.fallback_random = True
+    dynamo.recompile_limit = 64  # layers of one class, in training and in evaluation, count together; beyond it all runs as it is
     for module in model.modules():
         if isinstance(module, FieldEmbedding):
             module._read = torch.compiler.disable(module._read)  # type: ignore[method-assign]

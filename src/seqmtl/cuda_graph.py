@@ -81,27 +81,18 @@ def why_batches_differ(model: object, step: object, schema: Schema) -> str:
 def why_not_recorded(
     model: object, step: object, optimizer: torch.optim.Optimizer, schema: Schema, modules: Iterable[nn.Module] = ()
 ) -> str:
-    """Why a step cannot be recorded, in words; "" where it can. `modules`: that are told the step; here they are told others."""
+    """Why a step cannot be recorded, in words; "" where it can.
+
+    Args:
+        modules: that are told the number of the step or of the epoch, by set_step and set_epoch.
+    """
     if differ := why_batches_differ(model, step, schema):
         return differ
     for module in modules:
-        if _keeps_on_host(module):
-            return f"{type(module).__name__} keeps what set_step or set_epoch tells it in a number, not in a tensor that is filled"
+        if hasattr(module, "set_epoch") or not getattr(module, "follows_in_tensors", False):
+            return f"{type(module).__name__} is told the step or the epoch, and does not say that it keeps the step in a tensor"
     if getattr(optimizer, "waits_for_device", False):
         return "its optimizer asks which rows were read"
     if not all("capturable" in group for group in optimizer.param_groups):
         return "its optimizer counts steps on the host"
     return "several ranks meet in every step" if world_size() > 1 else ""
-
-
-def _keeps_on_host(module: nn.Module) -> bool:
-    """Whether a module holds the step or the epoch where a recording would hold it fast: every replay would see the first one."""
-    for tell in (getattr(module, name, None) for name in ("set_step", "set_epoch")):
-        if tell is not None:
-            seen = []
-            for n in (0, 1):
-                tell(n)
-                seen.append({name: x for name, x in vars(module).items() if isinstance(x, int | float | str | tuple)})
-            if seen[0] != seen[1]:
-                return True
-    return False

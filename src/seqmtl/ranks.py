@@ -35,7 +35,7 @@ class Exchange:
     """Sums over the ranks what a step leaves."""
 
     def __init__(self) -> None:
-        self.buffer = torch.empty(0)  # kept: a new one each step would be as large as the embedding tables
+        self.buffer = torch.empty(0)  # kept: a new one each step may be as large as an embedding table
 
     @torch.no_grad()
     def __call__(self, module: nn.Module, terms: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
@@ -55,7 +55,7 @@ class Exchange:
         has = [p.grad is not None for p in trained]
         parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
         parts += [value * share for value in statistics]
-        parts += [torch.tensor(has, dtype=torch.float32, device=parts[0].device), *weighted.values()]
+        parts += [torch.tensor(has, dtype=torch.float32, device=next(module.parameters()).device), *weighted.values()]
         summed = iter(self._sum(parts))
         for parameter in trained:
             parameter.grad = next(summed).view_as(parameter).to(parameter.dtype)
@@ -70,7 +70,7 @@ class Exchange:
 
     def _sum(self, parts: list[Tensor]) -> tuple[Tensor, ...]:
         sizes = [part.numel() for part in parts]
-        first = parts[0]
+        first = parts[-1]  # a term of the loss
         if self.buffer.numel() != sum(sizes) or self.buffer.device != first.device:
             self.buffer = torch.empty(sum(sizes), dtype=first.dtype, device=first.device)
         torch.cat([part.reshape(-1).to(first.dtype) for part in parts], out=self.buffer)

@@ -22,49 +22,37 @@ NONE = -1  # stands for the number of rows where there is no gradient
 def exchange_tables(tables: Sequence[nn.Parameter]) -> list[nn.Parameter]:
     """Their gradients become the sums over the ranks, of those in which few rows have one; the others are returned.
 
-    A table without a gradient on any rank keeps none. On a GPU this waits for the device.
+    A table without a gradient on any rank keeps none. On a GPU this waits for the device, to know how many rows there are.
     """
     if not tables:
         return []
-    device = tables[0].device
-    mine = [None if table.grad is None else rows_with_gradient(table) for table in tables]
-    counts = _of_ranks(torch.tensor([NONE if found is None else len(found[0]) for found in mine], device=device)).T.tolist()
+    mine = [rows_with_gradient(table) if table.grad is not None else None for table in tables]
+    numbers = torch.tensor([NONE if found is None else len(found[0]) for found in mine], device=tables[0].device)
+    counts = _of_ranks(numbers).T.tolist()  # of each table on each rank
     few = [2 * len(n) * max(n) <= len(table) for table, n in zip(tables, counts, strict=True)]
     sent = [(table, found, n) for table, found, n, is_few in zip(tables, mine, counts, few, strict=True) if is_few and max(n) >= 0]
     if sent:
-        rows, values = (_of_ranks(_joined(sent, part)) for part in (0, 1))
-        row, value = 0, 0
-        for table, _, n in sent:
-            width, most = table.shape[1], max(n)
-            replace_gradient(
-                table,
-                [
-                    (rows[r, row : row + here], values[r, value : value + here * width].view(here, width))
-                    for r, here in enumerate(n)
-                    if here > 0
-                ],
-            )
-            row, value = row + most, value + most * width
+        most = [max(n) for *_, n in sent]
+        filled = [_filled(table, found, length) for (table, found, _), length in zip(sent, most, strict=True)]
+        rows = _of_ranks(torch.cat([r for r, _ in filled])).split(most, 1)  # of each table (ranks,most)
+        values = _of_ranks(torch.cat([v.flatten() for _, v in filled])).split([v.numel() for _, v in filled], 1)
+        for (table, _, n), r, v, length in zip(sent, rows, values, most, strict=True):
+            of_ranks = v.unflatten(1, (length, table.shape[1]))  # (ranks,most,D)
+            replace_gradient(table, [(r[rank, :here], of_ranks[rank, :here]) for rank, here in enumerate(n) if here > 0])
     return [table for table, is_few in zip(tables, few, strict=True) if not is_few]
 
 
-Sent = tuple[nn.Parameter, tuple[Tensor, Tensor] | None, list[int]]
-
-
-def _joined(sent: Sequence[Sent], part: int) -> Tensor:
-    """Rows (0) or values (1) of all tables as one message, each filled up to the longest of any rank."""
-    pieces = []
-    for table, found, n in sent:
-        piece = table.new_empty(0, table.shape[1]) if part else torch.empty(0, dtype=torch.int64, device=table.device)
-        if found is not None:
-            piece = found[part]
-        short = max(n) - len(piece)
-        pieces.append(F.pad(piece, (0, 0, 0, short) if part else (0, short)).flatten())
-    return torch.cat(pieces)
+def _filled(table: nn.Parameter, found: tuple[Tensor, Tensor] | None, length: int) -> tuple[Tensor, Tensor]:
+    """A rank's rows (length,) and values (length,D), filled up."""
+    if found is None:
+        found = torch.empty(0, dtype=torch.int64, device=table.device), table.new_empty(0, table.shape[1])
+    short = length - len(found[0])
+    return F.pad(found[0], (0, short)), F.pad(found[1], (0, 0, 0, short))
 
 
 def _of_ranks(mine: Tensor) -> Tensor:
     """(N,) of each rank, as many on all → (ranks,N)."""
     ranks = mine.new_empty(world_size(), len(mine))
-    dist.all_gather(list(ranks), mine)
+    if len(mine):
+        dist.all_gather(list(ranks), mine)
     return ranks

@@ -42,6 +42,28 @@ def test_gradients_of_both_orders(monkeypatch: pytest.MonkeyPatch) -> None:
     assert gradgradcheck(lambda x: attend(queries.detach(), x), (memory,))
 
 
+def test_queries_that_are_made_of_the_rows_are_not_counted_twice() -> None:
+    _, memory = inputs(3, 2, 4)
+    w = torch.randn(3, 3, dtype=torch.float64)
+    assert gradgradcheck(lambda x: attend(x @ w, x), (memory,))
+    (once,), (twice,) = (
+        torch.autograd.grad(attend(memory @ w, memory).square().sum(), memory, create_graph=c) for c in (False, True)
+    )
+    torch.testing.assert_close(once, twice)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_sizes_of_apem(shared: bool) -> None:
+    torch.manual_seed(0)
+    queries = torch.randn(1 if shared else 37, 128, 18, requires_grad=True)
+    memory = torch.randn(37, 64, 18, requires_grad=True)  # 16 in a chunk of one thread: the last one is short
+    found, expected = (read(queries.expand(37, -1, -1), memory) for read in (attend, plainly))
+    torch.testing.assert_close(found, expected)
+    for w in (torch.randn_like(found), torch.ones(()).expand_as(found)):
+        gradients = [torch.autograd.grad((read * w).sum(), (queries, memory), retain_graph=True) for read in (found, expected)]
+        torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
+
+
 def test_without_gradients_no_weights_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunked_attention, "WEIGHTS", 8)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
@@ -63,9 +85,11 @@ def test_without_gradients_no_weights_are_kept(monkeypatch: pytest.MonkeyPatch) 
 
 def test_half_precision_around_it() -> None:
     queries, memory = inputs(5, 4, 3, dtype=torch.float32)
-    with torch.autocast("cpu", torch.bfloat16):
-        found = attend(queries.bfloat16(), memory)
-        found.sum().backward()
-    assert found.dtype == torch.float32
-    assert queries.grad is not None
-    torch.testing.assert_close(found, plainly(queries, memory), rtol=2e-2, atol=2e-2)
+    expected = plainly(queries, memory)
+    gradients = torch.autograd.grad(expected.square().sum(), (queries, memory))
+    for of_higher_order in (False, True):
+        with torch.autocast("cpu", torch.bfloat16):
+            found = attend(queries, memory)
+            of_found = torch.autograd.grad(found.square().sum(), (queries, memory), create_graph=of_higher_order)
+        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(of_found, gradients, msg="in float32")

@@ -225,6 +225,15 @@ def test_half_precision(name: str, noise: float, alpha: float, draws: int, first
     assert median(of_step) < 0.4, "what θ' changes is told from what half precision does"
 
 
+@pytest.mark.parametrize("name", ["mmoe", "apem", "apem_wo_asrg", "aitm"])
+def test_the_order_changes_the_gradient_and_not_where_a_task_adapts_to(name: str, compose: Compose) -> None:
+    model, loss, batch = make_model(compose, CHAIN, f"model={name}").double(), bce(CHAIN), make_batch(CHAIN, 32)
+    of_order = [told_and_flat(MAML(CHAIN, alpha=2.0, first_order=first), model, loss, batch) for first in (True, False)]
+    (said, flat), (said_exact, exact) = of_order
+    torch.testing.assert_close(said["bce"], said_exact["bce"], rtol=1e-9, atol=1e-12)
+    assert not torch.allclose(flat, exact)
+
+
 def told_and_flat(step: Any, model: nn.Module, loss: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
     found, said = gradients(step, model, loss, batch)
     return said, torch.cat([g.flatten() for g in found.values()])

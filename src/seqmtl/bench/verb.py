@@ -7,6 +7,7 @@ dataset (`data=DIRECTORY`). The training loop and the bare torch loop of the sam
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import tempfile
@@ -188,8 +189,10 @@ def measured(config: Mapping[str, Any], directory: Path, meta: Meta, asked: Aske
         found["train"].append(one.train())
         found["predict"].append(one.predict())
         device, parameters = one.device, one.stage.parameters
-        del one  # before the next takes as much memory again
+        del one
+        gc.collect()  # a trainer and its model hold each other, and the next takes as much memory again
         found["bare"].append(Measured(config, directory, meta, asked.warm_up, asked.batches).bare())
+        gc.collect()
     names = {group: config[group]["name"] for group in ("model", "loss", "step", "optimizer")}
     is_gpu = device.type == "cuda"
     return {

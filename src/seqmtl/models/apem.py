@@ -71,6 +71,7 @@ class APEM(nn.Module):
 
     step: Tensor
     histories = ()  # what it reads of them
+    follows_in_tensors = True  # set_step fills `step`, which a recorded training step reads anew (cuda_graph.py)
 
     def __init__(
         self,

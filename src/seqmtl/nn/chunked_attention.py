@@ -19,7 +19,10 @@ WEIGHTS = 2**17  # of a chunk, for each thread: half a megabyte in float32
 
 
 def attend(queries: Tensor, memory: Tensor) -> Tensor:
-    """softmax(queries memoryᵀ) memory: (B,Q,D), (B,R,D) → (B,Q,D), with gradients of any order; in float32 at least."""
+    """softmax(queries memoryᵀ) memory: (B,Q,D), (B,R,D) → (B,Q,D), with gradients of any order; in float32 at least.
+
+    On a CPU all of it; elsewhere autocast, where a backward runs under it, has the say over the backward's products.
+    """
     with torch.autocast(memory.device.type, enabled=False):
         q, h = at_least_float32(queries), at_least_float32(memory)
         if h.device.type != "cpu" or torch.compiler.is_compiling():
@@ -83,6 +86,12 @@ def _room(queries: Tensor, memory: Tensor, whole: bool = False) -> Tensor:
 
 
 def _differentiable(queries: Tensor, memory: Tensor, gradient: Tensor, needed: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
-    at = [x for x, is_needed in zip((queries, memory), needed, strict=True) if is_needed]
-    found = iter(torch.autograd.grad(plainly(queries, memory), at, gradient, create_graph=True))
+    """The gradients of the formula alone, with a graph of their own.
+
+    Through aliases: where the queries are made of the rows, autograd would follow the originals that way too, and count it twice.
+    """
+    with torch.autocast(memory.device.type, enabled=False):
+        q, h = queries.view_as(queries), memory.view_as(memory)
+        at = [x for x, is_needed in zip((q, h), needed, strict=True) if is_needed]
+        found = iter(torch.autograd.grad(plainly(q, h), at, gradient, create_graph=True))
     return tuple(next(found) if is_needed else None for is_needed in needed)

@@ -15,8 +15,12 @@ class LayerNorm(nn.LayerNorm):
     there it took two fifths of a step of APEM.
     """
 
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim)
+
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) if x.device.type == "cpu" else written_out(self, at_least_float32(x))
+        x = at_least_float32(x)
+        return super().forward(x) if x.device.type == "cpu" else written_out(self, x)
 
 
 def written_out(norm: nn.LayerNorm, x: Tensor) -> Tensor:

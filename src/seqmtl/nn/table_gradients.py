@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # embedding.py imports this module
     from seqmtl.nn.embedding import Lookup
 
 
@@ -27,8 +27,8 @@ def forget_rows(parameter: Tensor) -> None:
     parameter.touched = None  # type: ignore[attr-defined]
 
 
-def _zeros(weight: Tensor) -> Tensor:
-    """It gets a gradient of zeros, in the memory that is kept where there is some."""
+def _start_gradient(weight: Tensor) -> Tensor:
+    """Give a weight a gradient of zeros, in the memory that is kept where there is some."""
     kept: Tensor | None = getattr(weight, "kept", None)
     weight.grad = gradient = torch.zeros_like(weight) if kept is None else kept
     weight.kept, weight.touched = None, []  # type: ignore[attr-defined]
@@ -41,7 +41,7 @@ def add_gradients(lookups: Iterable[Lookup]) -> None:
         if vectors.grad is None:
             continue
         weight, flat = table.weight, rows.flatten().to(torch.int64)
-        gradient = weight.grad if weight.grad is not None else _zeros(weight)
+        gradient = weight.grad if weight.grad is not None else _start_gradient(weight)
         gradient.index_add_(0, flat, vectors.grad.flatten(0, -2))
         noted = touched_rows(weight)
         if noted is not None:
@@ -63,8 +63,8 @@ def rows_with_gradient(table: nn.Parameter) -> tuple[Tensor, Tensor]:
     rows = torch.cat(noted).unique()
     gradient = table.grad.index_select(0, rows)
     # Rows that were read in vain are left out: of several ranks none could tell them from rows that were not read.
-    pulled = (gradient != 0).any(1)
-    return rows[pulled], gradient[pulled]
+    pulled = (gradient != 0).any(1).nonzero().squeeze(1)
+    return rows.index_select(0, pulled), gradient.index_select(0, pulled)
 
 
 @torch.no_grad()
@@ -83,11 +83,8 @@ def clear_gradients(parameters: Iterable[nn.Parameter]) -> None:
 @torch.no_grad()
 def replace_gradient(parameter: nn.Parameter, pieces: Sequence[tuple[Tensor, Tensor]]) -> None:
     """The gradient becomes the sum of pieces, each of rows (n,) that are distinct and what stands there (n,D), in their order."""
-    if parameter.grad is not None and touched_rows(parameter) is None:
-        parameter.grad.zero_()
-        parameter.touched = []  # type: ignore[attr-defined]
     clear_gradients([parameter])
-    gradient = _zeros(parameter)
+    gradient = _start_gradient(parameter)
     for rows, values in pieces:
         gradient.index_add_(0, rows, values)
     parameter.touched = [rows for rows, _ in pieces]  # type: ignore[attr-defined]
