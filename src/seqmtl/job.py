@@ -272,6 +272,10 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         run(arguments.run_dir, arguments.sweep, arguments.settings)
+        if WORLD_SIZE > 1:
+            from seqmtl.ranks import leave
+
+            leave()
     except SeqmtlError as e:
         print(f"seqmtl: {hide(str(e))}", file=sys.stderr)
         return BUSY if isinstance(e, Held) else 1

@@ -31,6 +31,12 @@ def gathered(mine: Any) -> list[Any]:
     return ranks
 
 
+def leave() -> None:
+    """Take leave of the other ranks, at the end: threads of gloo that outlive the interpreter can abort a process that is done."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
 class Exchange:
     """Sums over the ranks what a step leaves."""
 
